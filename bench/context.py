@@ -1,0 +1,65 @@
+"""Randomness by name: every stream comes from the seed and names, never from what ran before."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Context:
+    """The seed of a run and the device it computes on.
+
+    A stream is made once and kept by its user: asking for the same names again gives a stream
+    that starts over, which inside a loop would repeat the same numbers in silence.
+    """
+
+    seed: int
+    device: str = "cpu"
+
+    def number(self, *names: object) -> int:
+        """A 63-bit integer determined by the seed and the names."""
+        text = "\x1f".join([str(self.seed), *map(str, names)])
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+    def stream(self, *names: object) -> np.random.Generator:
+        """A numpy generator of its own for these names."""
+        return np.random.default_rng(self.number(*names))
+
+    def torch_stream(self, *names: object) -> torch.Generator:
+        """A torch generator (on the CPU, so that numbers do not depend on the device)."""
+        import torch
+
+        return torch.Generator().manual_seed(self.number(*names))
+
+    @contextlib.contextmanager
+    def seeded(self, *names: object) -> Iterator[None]:
+        """Seed torch's, numpy's and Python's global generators inside; restore them after.
+
+        For code that is not ours and draws from the global generators (initialisation of
+        modules, dropout, RecBole's samplers).
+        """
+        import random
+
+        import torch
+
+        devices = [torch.cuda.current_device()] if self.device.startswith("cuda") else []
+        python_state, numpy_state = random.getstate(), np.random.get_state()
+        with torch.random.fork_rng(devices=devices):
+            seed = self.number(*names)
+            torch.manual_seed(seed)
+            np.random.seed(seed % 2**32)
+            random.seed(seed)
+            try:
+                yield
+            finally:
+                random.setstate(python_state)
+                np.random.set_state(numpy_state)

@@ -1,0 +1,1 @@
+"""Recommenders: our own, and RecBole's behind one adapter."""

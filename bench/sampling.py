@@ -1,0 +1,194 @@
+"""Training rows, their order and their negatives, drawn by hashing instead of by a stream.
+
+A stream gives other numbers as soon as a row is added. Here the place of a row in the epoch and
+its negatives are a hash of (seed, epoch, user, item), so that clean and poisoned training meet
+the same real rows in the same order with the same negatives (CATALOGUE 0.5). Everything is a
+tensor on the device; there is no Python per row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.context import Context
+from bench.data import Dataset, Interactions
+
+_ROUNDS = 64  # draws until a negative is not a positive; a user with a full history keeps the last
+
+
+def _mix(x: Tensor) -> Tensor:
+    """splitmix64's finaliser (Steele et al. 2014) on int64 with wrap-around, elementwise."""
+    x = x + -7046029254386353131
+    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * -4658895280553007687
+    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * -7723592293110705685
+    return x ^ ((x >> 31) & ((1 << 33) - 1))
+
+
+def hash_rows(seed: int, *columns: Tensor | int) -> Tensor:
+    """A non-negative 63-bit hash of each row of the columns, int64."""
+    h: Tensor | None = None
+    for column in columns:
+        part = torch.as_tensor(column, dtype=torch.long)
+        h = _mix((part if h is None else h ^ part) + seed)
+    assert h is not None
+    return h & ((1 << 63) - 1)
+
+
+class Rows:
+    """The positives of one split as tensors, with hashed order and negatives.
+
+    Args:
+        data: the dataset.
+        ctx: seed and device.
+        source: "train", or "test" (the test positives; for attacks that may see them).
+    """
+
+    def __init__(self, data: Dataset, ctx: Context, source: str = "train",
+                 labelled: bool = False) -> None:
+        rows = data.train if source == "train" else data.test
+        if not (labelled and rows.labels is not None):
+            rows = rows.positives()
+        self.n_items = data.n_items
+        self.seed = ctx.number("sampling")
+        self.users = torch.as_tensor(rows.users, dtype=torch.long, device=ctx.device)  # (N,)
+        self.items = torch.as_tensor(rows.items, dtype=torch.long, device=ctx.device)  # (N,)
+        self.labels = None
+        if labelled:
+            labels = np.ones(len(rows)) if rows.labels is None else rows.labels
+            self.labels = torch.as_tensor(labels, dtype=torch.float32, device=ctx.device)  # (N,)
+        taken = data.train.positives()
+        if source != "train":
+            taken = Interactions(*(np.concatenate([getattr(part, c) for part in (
+                data.train.positives(), data.valid.positives(), data.test.positives())])
+                for c in ("users", "items")))
+        keys = np.unique(taken.users * data.n_items + taken.items)
+        self._taken = torch.as_tensor(keys, dtype=torch.long, device=ctx.device)
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def order(self, epoch: int) -> Tensor:
+        """A permutation of the rows for this epoch, (N,)."""
+        return hash_rows(self.seed ^ 0x5F3759DF, self.users, self.items, epoch).argsort(
+            stable=True)
+
+    def is_taken(self, users: Tensor, items: Tensor) -> Tensor:
+        """Whether (user, item) is a known positive, elementwise bool."""
+        key = users * self.n_items + items
+        at = torch.searchsorted(self._taken, key).clamp_max(len(self._taken) - 1)
+        return self._taken[at] == key
+
+    def negatives(self, users: Tensor, items: Tensor, epoch: int, count: int = 1) -> Tensor:
+        """`count` uniform negatives per row that the user did not take: (B, count)."""
+        users, items = users[:, None], items[:, None]  # (B, 1)
+        slot = torch.arange(count, device=users.device)[None, :]  # (1, count)
+        drawn = torch.zeros(len(users), count, dtype=torch.long, device=users.device)
+        todo = torch.ones_like(drawn, dtype=torch.bool)
+        for attempt in range(_ROUNDS):
+            fresh = hash_rows(self.seed, users, items, epoch, slot, attempt) % self.n_items
+            drawn = torch.where(todo, fresh, drawn)
+            todo = todo & self.is_taken(users.expand_as(drawn), drawn)
+            if not todo.any():
+                break
+        return drawn
+
+    def pairs(self, epoch: int, size: int, negatives: int = 1) -> Iterator[dict[str, Tensor]]:
+        """Batches of (users, items, negatives): (B,) each; a row stands once per negative."""
+        order = self.order(epoch)
+        for start in range(0, len(order), size):
+            pick = order[start:start + size]
+            users, items = self.users[pick], self.items[pick]
+            drawn = self.negatives(users, items, epoch, negatives)  # (B, negatives)
+            yield {"users": users.repeat_interleave(negatives),
+                   "items": items.repeat_interleave(negatives), "negatives": drawn.flatten()}
+
+    def points(self, epoch: int, size: int, negatives: int = 1) -> Iterator[dict[str, Tensor]]:
+        """Batches of (users, items, labels): each row, then its sampled negatives with label 0."""
+        order = self.order(epoch)
+        for start in range(0, len(order), size):
+            pick = order[start:start + size]
+            users, items = self.users[pick], self.items[pick]
+            labels = torch.ones(len(pick), device=users.device) if self.labels is None \
+                else self.labels[pick]
+            positive = labels == 1
+            drawn = self.negatives(users[positive], items[positive], epoch, negatives)
+            yield {"users": torch.cat([users, users[positive].repeat_interleave(negatives)]),
+                   "items": torch.cat([items, drawn.flatten()]),
+                   "labels": torch.cat([labels, labels.new_zeros(drawn.numel())])}
+
+    def user_batches(self, epoch: int, size: int) -> Iterator[dict[str, Tensor]]:
+        """Batches of users with at least one row: {"users": (B,)}."""
+        users = torch.unique(self.users)
+        users = users[hash_rows(self.seed, users, epoch).argsort(stable=True)]
+        for start in range(0, len(users), size):
+            yield {"users": users[start:start + size]}
+
+
+class Sequences:
+    """Each user's positives in the order of time, as rows that predict the next item."""
+
+    def __init__(self, data: Dataset, ctx: Context, max_length: int) -> None:
+        self.ctx, self.max_length, self.n_users = ctx, max_length, data.n_users
+        self._rows = {}
+        for split in ("valid", "test"):
+            known = data.known(split).positives()
+            self._rows[split] = self._ordered(known)
+        self.users, self.items, self.starts = self._rows["valid"]
+        self.seed = ctx.number("sampling")
+        self._test_rows = data.truth("test")
+
+    def _ordered(self, rows: Interactions) -> tuple[Tensor, Tensor, Tensor]:
+        """(users, items) sorted by user and time, and where each user starts (n_users + 1,)."""
+        times = np.zeros(len(rows)) if rows.times is None else rows.times
+        order = np.lexsort((np.arange(len(rows)), times, rows.users))
+        starts = np.searchsorted(rows.users[order], np.arange(self.n_users + 1))
+        tensors = [torch.as_tensor(x, dtype=torch.long, device=self.ctx.device)
+                   for x in (rows.users[order], rows.items[order], starts)]
+        return tensors[0], tensors[1], tensors[2]
+
+    def _window(self, items: Tensor, first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """Items first..last-1 of each row, its newest max_length, left-aligned; -1 pads."""
+        length = (last - first).clamp(0, self.max_length)  # (B,)
+        offset = torch.arange(self.max_length, device=items.device)[None, :]  # (1, L)
+        at = (last - length)[:, None] + offset  # (B, L)
+        inside = offset < length[:, None]
+        padded = torch.where(inside, items[at.clamp(0, max(len(items) - 1, 0))], -1)
+        return padded, length
+
+    def histories(self, users: Tensor, split: str = "test") -> tuple[Tensor, Tensor]:
+        """The newest items each user has before `split`: (B, L) with -1 padding, lengths (B,)."""
+        _, items, starts = self._rows[split]
+        return self._window(items, starts[users], starts[users + 1])
+
+    def batches(self, epoch: int, size: int, source: str = "train") -> Iterator[dict[str, Tensor]]:
+        """Batches {users, items, histories, lengths}: predict the item from what came before.
+
+        Source "train": every train row but each user's first. "test": the test positives, with
+        everything before the test split as history.
+        """
+        if source == "test":
+            users = torch.as_tensor(self._test_rows.users, dtype=torch.long,
+                                    device=self.ctx.device)
+            targets = torch.as_tensor(self._test_rows.items, dtype=torch.long,
+                                      device=self.ctx.device)
+            for start in range(0, len(users), size):
+                own = users[start:start + size]
+                history, length = self.histories(own, "test")
+                keep = length > 0
+                yield {"users": own[keep], "items": targets[start:start + size][keep],
+                       "histories": history[keep], "lengths": length[keep]}
+            return
+        rows = torch.arange(len(self.users), device=self.users.device)
+        rows = rows[rows > self.starts[self.users]]
+        order = hash_rows(self.seed ^ 0x5F3759DF, self.users[rows], self.items[rows], epoch)
+        rows = rows[order.argsort(stable=True)]
+        for start in range(0, len(rows), size):
+            pick = rows[start:start + size]
+            own = self.users[pick]
+            history, length = self._window(self.items, self.starts[own], pick)
+            yield {"users": own, "items": self.items[pick], "histories": history,
+                   "lengths": length}

@@ -1,0 +1,174 @@
+"""The one training loop: every model learned by plain gradient descent goes through it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from bench.api import ModelPlugin, param
+from bench.errors import TrainingError
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.api import Defense
+    from bench.models.base import Batch, TorchRecommender
+
+Progress = Callable[[Mapping[str, Any]], None]
+"""Told what happens: {"epoch": 3, "epochs": 200, "loss": …, "score": …}."""
+
+
+class TrainedModel(ModelPlugin):
+    """A model with the parameters of gradient training."""
+
+    epochs: int = param(200, "most passes over the train rows", low=1)
+    batch_size: int = param(2048, "train rows per step", low=1)
+    optimizer: str = param("adam", "how steps are taken",
+                           choices=("adam", "adamw", "sgd", "adagrad"))
+    learning_rate: float = param(1e-3, "step size", above=0)
+    weight_decay: float = param(0.0, "L2 penalty (adamw: decoupled)", low=0)
+    momentum: float = param(0.0, "momentum of sgd", low=0)
+    accumulator: float = param(0.0, "initial accumulator of adagrad", low=0)
+    patience: int = param(5, "validations without improvement before stopping; 0: never stop, "
+                          "keep the last epoch", low=0)
+    validate_every: int = param(1, "epochs between validations", low=1)
+    validate: str = param("ndcg@10", "metric on the validation split that decides when to stop")
+
+
+@dataclass
+class FitResult:
+    """What training did. `history` is the validation score after each validated epoch."""
+
+    epochs: int = 0
+    best_epoch: int = 0
+    best_score: float = math.nan
+    history: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    samples_per_second: float = math.nan
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+class Loop:
+    """One training run: the model, its optimiser, and the defense that looks in.
+
+    Attributes:
+        model, defense: what is trained, and with which hooks.
+        optimizer: the torch optimiser over `model.module.parameters()`.
+        early_stopping: a defense may switch it off (private validation costs privacy).
+        notes: facts for the report, written by the defense.
+        samples: train rows seen so far.
+    """
+
+    def __init__(self, model: TorchRecommender, defense: Defense) -> None:
+        self.model, self.defense = model, defense
+        self.hyper = model.hyper
+        self.optimizer = make_optimizer(model, self.hyper)
+        self.early_stopping = self.hyper.patience > 0
+        self.notes: dict[str, Any] = {}
+        self.samples = 0
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        return self.model.batches(epoch, self.hyper.batch_size)
+
+    def step(self, batch: Batch, epoch: int) -> float:
+        """One descent step on one batch; the loss."""
+        self.optimizer.zero_grad(set_to_none=True)
+        clean = self.model.loss(batch)
+        loss = self.defense.loss(self.model, batch, clean, epoch)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(f"the loss became {value} in epoch {epoch}; lower learning_rate")
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.model.forget()
+        self.samples += len(batch["users"])
+        return value
+
+    def run_epoch(self, epoch: int) -> float:
+        """One pass over the train rows; the mean loss."""
+        losses = [self.step(batch, epoch) for batch in self.batches(epoch)]
+        if not losses:
+            raise TrainingError("there is nothing to train on: no batch could be made of the "
+                                "train rows")
+        return sum(losses) / len(losses)
+
+
+def make_optimizer(model: TorchRecommender, hyper: TrainedModel) -> torch.optim.Optimizer:
+    """The optimiser that the parameters ask for."""
+    import torch
+
+    weights = [p for p in model.module.parameters() if p.requires_grad]
+    lr, decay = hyper.learning_rate, hyper.weight_decay
+    if hyper.optimizer == "adam":
+        return torch.optim.Adam(weights, lr=lr, weight_decay=decay)
+    if hyper.optimizer == "adamw":
+        return torch.optim.AdamW(weights, lr=lr, weight_decay=decay)
+    if hyper.optimizer == "sgd":
+        return torch.optim.SGD(weights, lr=lr, weight_decay=decay, momentum=hyper.momentum)
+    return torch.optim.Adagrad(weights, lr=lr, weight_decay=decay,
+                               initial_accumulator_value=hyper.accumulator)
+
+
+def fit(model: TorchRecommender, defense: Defense, progress: Progress) -> FitResult:
+    """Train with early stopping on the validation split; the best epoch's weights are kept.
+
+    The validation split is the one a defender would have; the test split is never looked at.
+
+    Raises:
+        TrainingError: the loss is not finite, or there is nothing to train on.
+    """
+    import torch
+
+    from bench.evaluate import validation_score
+
+    hyper, result = model.hyper, FitResult()
+    with model.ctx.seeded("train"):
+        loop = Loop(model, defense)
+        run_epoch = defense.wrap(loop) or loop.run_epoch
+        stopping = loop.early_stopping and len(model.data.truth("valid")) > 0
+        best: dict[str, torch.Tensor] = {}
+        waited, timed, timed_samples = 0, 0.0, 0
+        begin = time.perf_counter()
+        for epoch in range(1, hyper.epochs + 1):
+            model.module.train()
+            before, start = loop.samples, time.perf_counter()
+            loss = run_epoch(epoch)
+            synchronise(model.ctx.device)
+            if epoch > 1 or hyper.epochs == 1:  # the first epoch warms up
+                timed += time.perf_counter() - start
+                timed_samples += loop.samples - before
+            result.epochs = result.best_epoch = epoch
+            event: dict[str, Any] = {"epoch": epoch, "epochs": hyper.epochs, "loss": loss}
+            if stopping and epoch % hyper.validate_every == 0:
+                with model.evaluating():
+                    score = validation_score(model, hyper.validate)
+                result.history.append(score)
+                event["score"] = score
+                if not best or score > result.best_score:
+                    best = {k: v.detach().clone() for k, v in model.module.state_dict().items()}
+                    result.best_score, best_epoch, waited = score, epoch, 0
+                else:
+                    waited += 1
+            progress(event)
+            if stopping and waited >= hyper.patience:
+                break
+        if best:
+            model.module.load_state_dict(best)
+            result.best_epoch = best_epoch
+        model.module.eval()
+        model.forget()
+    result.seconds = time.perf_counter() - begin
+    result.samples_per_second = timed_samples / timed if timed else math.nan
+    result.notes = loop.notes
+    return result
+
+
+def synchronise(device: str) -> None:
+    """Wait for the device, so that times mean something."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.synchronize()
