@@ -2,7 +2,7 @@
 
 from pathlib import Path as _Path
 
-__version__ = "0.1.0"
+from bench._version import __version__ as __version__
 
 # The plugin folders (attacks, defenses, datasets) stand at the top of a checkout, where people
 # look for them, and are imported as bench.attacks and so on. A wheel maps them under bench; in a

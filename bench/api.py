@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from bench.models.base import Batch, Recommender, TorchRecommender
     from bench.training import FitResult, Loop
 
-__all__ = ["STRATA", "Attack", "Context", "Dataset", "DatasetPlugin", "Defense", "EmbeddingAttack",
-           "Interactions", "ModelPlugin", "Plugin", "Profile", "ProfileAttack", "ThreatModel", "param",
-           "pick_targets"]
+__all__ = ["STRATA", "Attack", "Context", "Dataset", "DatasetPlugin", "Defense",
+           "EmbeddingAttack", "Interactions", "ModelPlugin", "Plugin", "Profile",
+           "ProfileAttack", "ThreatModel", "param", "pick_targets"]
 
 
 class DatasetPlugin(Plugin, ABC):

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,8 +39,8 @@ class Interactions:
 
     def __getitem__(self, rows: npt.NDArray[np.generic] | slice) -> Interactions:
         """The rows selected by a mask, an index array or a slice, with all their columns."""
-        pick = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return Interactions(**{k: None if v is None else v[rows] for k, v in pick.items()})
+        columns: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return Interactions(**{k: None if v is None else v[rows] for k, v in columns.items()})
 
     def positives(self) -> Interactions:
         """The rows that count as liked (all, where there are no labels)."""
@@ -47,7 +48,7 @@ class Interactions:
 
     def plus(self, other: Interactions) -> Interactions:
         """These rows, then the other's. A column must be in both or in neither."""
-        columns = {}
+        columns: dict[str, Any] = {}
         for f in dataclasses.fields(self):
             mine, theirs = getattr(self, f.name), getattr(other, f.name)
             if (mine is None) != (theirs is None) and len(self) and len(other):

@@ -32,7 +32,8 @@ def steepest(gradient: Tensor, radius: float, norm: str) -> Tensor:
     if norm == "linf":
         return radius * gradient.sign()  # (rows, width)
     norms = gradient.norm(dim=1, keepdim=True)  # (rows, 1)
-    return torch.where(norms > 0, radius * gradient / norms.clamp_min(1e-30), 0.0)
+    step = radius * gradient / norms.clamp_min(1e-30)
+    return torch.where(norms > 0, step, torch.zeros_like(step))
 
 
 def project(delta: Tensor, radius: float, norm: str) -> Tensor:

@@ -120,7 +120,6 @@ def fit(model: TorchRecommender, defense: Defense, progress: Progress) -> FitRes
     Raises:
         TrainingError: the loss is not finite, or there is nothing to train on.
     """
-    import torch
 
     from bench.evaluate import validation_score
 
@@ -129,7 +128,7 @@ def fit(model: TorchRecommender, defense: Defense, progress: Progress) -> FitRes
         loop = Loop(model, defense)
         run_epoch = defense.wrap(loop) or loop.run_epoch
         stopping = loop.early_stopping and len(model.data.truth("valid")) > 0
-        best: dict[str, torch.Tensor] = {}
+        best: dict[str, Any] = {}
         waited, timed, timed_samples = 0, 0.0, 0
         begin = time.perf_counter()
         for epoch in range(1, hyper.epochs + 1):

@@ -175,7 +175,7 @@ class TorchRecommender(Recommender):
             for name, source in clean.module.named_parameters():
                 mine[name][tuple(slice(0, n) for n in source.shape)] = source
 
-    def forget(self) -> None:  # noqa: B027 - a hook most models do not need
+    def forget(self) -> None:
         """Drop whatever the model caches from its parameters."""
 
     def state(self) -> dict[str, Tensor]:
