@@ -171,7 +171,8 @@ class ProfileAttack(Attack):
         targets = self.pick(data, ctx)
         n_fake = max(1, round(self.budget * data.n_genuine))
         lengths = self._lengths(data, n_fake, len(targets), ctx)
-        made = self.profiles(data, targets, lengths, ctx)
+        blind = data.replace(valid=data.valid[:0], test=data.test[:0])  # only train may be used
+        made = self.profiles(blind, targets.copy(), lengths.copy(), ctx)
         self._enforce(made, data, targets, lengths)
         counts = np.array([len(p.items) for p in made])
         ratings = None
@@ -180,7 +181,7 @@ class ProfileAttack(Attack):
         rows = Interactions(
             users=np.repeat(np.arange(n_fake), counts),
             items=np.concatenate([p.items for p in made]).astype(np.int64), ratings=ratings,
-            times=_fake_times(data, counts, ctx.stream("fake-times", self.name)))
+            times=_fake_times(data, counts, ctx.stream("fake-times")))
         return data.with_fakes(rows, n_fake)
 
     def _lengths(self, data: Dataset, n_fake: int, n_targets: int, ctx: Context) -> Ints:
@@ -191,7 +192,7 @@ class ProfileAttack(Attack):
             return np.full(n_fake, min(self.length, data.n_items), np.int64)
         active = data.activity[data.activity > 0]
         mean = float(active.mean())
-        drawn = ctx.stream("fake-lengths", n_fake).normal(mean, 0.1 * mean, n_fake)
+        drawn = ctx.stream("fake-lengths").normal(mean, 0.1 * mean, n_fake)
         return np.clip(np.rint(drawn), 1 + n_targets, data.n_items).astype(np.int64)
 
     def _enforce(self, made: list[Profile], data: Dataset, targets: Ints, lengths: Ints) -> None:
@@ -200,6 +201,10 @@ class ProfileAttack(Attack):
                               f"{len(made)} came back")
         for k, (profile, most) in enumerate(zip(made, lengths, strict=True)):
             items = np.asarray(profile.items)
+            if items.ndim != 1 or items.dtype.kind not in "iu":
+                raise PluginError(f"{self.name}: the items of fake user {k} are "
+                                  f"{items.dtype} of shape {items.shape}; one array of item "
+                                  "indices, shape (k,), is needed")
             if len(items) > most:
                 raise PluginError(f"{self.name}: fake user {k} has {len(items)} items, the "
                                   f"budget is {most} with targets included")
@@ -211,32 +216,47 @@ class ProfileAttack(Attack):
             if not np.isin(targets, items).all():
                 raise PluginError(f"{self.name}: fake user {k} misses a target")
             if data.train.ratings is not None:
-                low, high = data.rating_scale or (-np.inf, np.inf)
-                if profile.ratings is None or len(profile.ratings) != len(items):
+                low, high = data.rating_scale or (float(data.train.ratings.min()),
+                                                  float(data.train.ratings.max()))
+                if profile.ratings is None or np.shape(profile.ratings) != items.shape:
                     raise PluginError(f"{self.name}: {data.name} is explicit, and fake user {k} "
                                       "has not one rating per item")
-                if not ((profile.ratings >= low) & (profile.ratings <= high)).all():
+                ratings = np.asarray(profile.ratings, np.float64)
+                if not ((ratings >= low) & (ratings <= high)).all():
                     raise PluginError(f"{self.name}: a rating of fake user {k} is outside "
                                       f"{low:g} to {high:g}")
 
 
 def _fake_times(data: Dataset, counts: Ints, rng: np.random.Generator) -> Floats | None:
-    """Times like those of random genuine users: their start and their gaps, in random order."""
+    """Times like those of random genuine users: their start and their gaps, in random order.
+
+    All of them lie within the genuine train times: a longer profile begins earlier, so that
+    fakes do not stand out at the end.
+    """
     if data.train.times is None:
         return None
-    genuine = data.train.users < data.n_genuine
+    genuine = (data.train.users < data.n_genuine) & np.isfinite(data.train.times)
     users, times = data.train.users[genuine], data.train.times[genuine]
+    if not len(times):
+        return np.full(int(counts.sum()), np.nan)
     order = np.lexsort((times, users))
     times = times[order]
     starts = np.flatnonzero(np.r_[True, np.diff(users[order]) != 0])
     ends = np.r_[starts[1:], len(times)]
+    if (ends - starts > 1).any():  # a single row has no gap to copy
+        starts, ends = starts[ends - starts > 1], ends[ends - starts > 1]
+    first, last = times.min(), times.max()
     made = []
     for count in counts:
         who = rng.integers(len(starts))
         own = times[starts[who]:ends[who]]
         gaps = np.diff(own) if len(own) > 1 else np.zeros(1)
-        steps = np.concatenate([[0.0], rng.choice(gaps, size=max(count - 1, 0))])
-        made.append(rng.permutation(own[0] + np.cumsum(steps)[:count]))
+        passed = np.concatenate([[0.0], rng.choice(gaps, size=max(count - 1, 0))]).cumsum()[:count]
+        span = min(passed[-1], last - first) if count else 0.0
+        if count and passed[-1] > span:
+            passed = passed * (span / passed[-1])
+        begin = max(first, min(own[0], last - span))
+        made.append(rng.permutation(np.clip(begin + passed, first, last)))
     return np.concatenate(made)
 
 
@@ -312,8 +332,8 @@ class EmbeddingAttack(Attack):
                                   f", its perturbation {tuple(delta.shape)}")
             if not torch.isfinite(delta).all():
                 raise PluginError(f"{self.name}: the perturbation of {key} is not finite")
-            longest = float(row_norms(delta, self.norm).max()) if delta.numel() else 0.0
-            if longest > radii[key] * (1 + 1e-5):
+            longest = float(row_norms(delta.double(), self.norm).max()) if delta.numel() else 0.0
+            if longest > radii[key] * (1 + 1e-6):
                 raise PluginError(f"{self.name}: a row of {key} moves {longest:.6g} in {self.norm}"
                                   f", the budget is {radii[key]:.6g}")
         return {k: d.detach() for k, d in made.items()}

@@ -6,7 +6,8 @@ its own ball. Norms are "l2" and "linf".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from bench.models.base import Batch, TorchRecommender
 
 TINY = 1e-12
+ATTACK_ROWS = 8192  # rows per batch of an attack: few large steps, nothing is learned from order
 
 
 def row_norms(x: Tensor, norm: str) -> Tensor:
@@ -30,10 +32,12 @@ def steepest(gradient: Tensor, radius: float, norm: str) -> Tensor:
     radius · sign(g) (Goodfellow et al. 2015). A row without gradient stays where it is.
     """
     if norm == "linf":
-        return radius * gradient.sign()  # (rows, width)
-    norms = gradient.norm(dim=1, keepdim=True)  # (rows, 1)
-    step = radius * gradient / norms.clamp_min(1e-30)
-    return torch.where(norms > 0, step, torch.zeros_like(step))
+        return gradient.sign() * radius  # (rows, width)
+    # Where the loss is saturated, g is so small that its squares underflow: scale it first.
+    largest = gradient.abs().amax(dim=1, keepdim=True)  # (rows, 1)
+    scaled = gradient / torch.where(largest > 0, largest, 1.0)  # (rows, width)
+    step: Tensor = scaled * (radius / scaled.norm(dim=1, keepdim=True).clamp_min(TINY))
+    return step
 
 
 def project(delta: Tensor, radius: float, norm: str) -> Tensor:
@@ -41,7 +45,8 @@ def project(delta: Tensor, radius: float, norm: str) -> Tensor:
     if norm == "linf":
         return delta.clamp(-radius, radius)
     norms = delta.norm(dim=1, keepdim=True)  # (rows, 1)
-    return delta * (radius / norms.clamp_min(TINY)).clamp_max(1.0)
+    inside: Tensor = delta * (radius / norms.clamp_min(TINY)).clamp_max(1.0)
+    return inside
 
 
 def uniform_in_ball(like: Tensor, radius: float, norm: str, generator: torch.Generator) -> Tensor:
@@ -57,14 +62,35 @@ def uniform_in_ball(like: Tensor, radius: float, norm: str, generator: torch.Gen
     return drawn.to(device=like.device, dtype=like.dtype)
 
 
+def still_share(delta: Tensor) -> float:
+    """The share of rows that a perturbation (rows, width) leaves exactly where they were."""
+    return float((delta == 0).all(dim=1).double().mean()) if len(delta) else 0.0
+
+
+def attack_batches(model: TorchRecommender, source: str = "train", pairs: int = 0) -> list[Batch]:
+    """The fixed rows an attack takes its loss over, in few large batches.
+
+    The negatives are those of epoch 0, which no training epoch uses.
+
+    Args:
+        model: the model attacked.
+        source: "train" (as in adversarial training), or "test" (its test positives: an oracle).
+        pairs: how many rows, the first in hashed order, rounded up to batches of equal size;
+            0 takes all.
+    """
+    count = -(-pairs // ATTACK_ROWS) if pairs else None
+    size = -(-pairs // count) if count else ATTACK_ROWS
+    return list(islice(model.batches(0, size, source), count))
+
+
 def gradient(model: TorchRecommender, batches: Iterable[Batch], keys: Iterable[str],
              delta: Mapping[str, Tensor] | None = None) -> tuple[dict[str, Tensor], float]:
-    """Gradient of the model's loss, summed over the batches, by the rows of each table.
+    """Gradient of the model's mean loss over all rows of the batches, by the rows of each table.
 
     Args:
         model: in the mode wanted (attacks: evaluation mode, so that the loss is a function).
-        batches: fixed batches; a mean loss is weighted by the batch's rows, so that the result
-            is the mean over all rows.
+        batches: fixed batches. Each counts by its rows, so that how rows are cut into batches
+            does not matter.
         keys: the tables.
         delta: where to take it: table key -> (rows, width) added to the table; zero if absent.
 
@@ -76,15 +102,33 @@ def gradient(model: TorchRecommender, batches: Iterable[Batch], keys: Iterable[s
              .clone().requires_grad_() for k in keys}
     total = {k: torch.zeros_like(v) for k, v in point.items()}
     loss_sum, rows = 0.0, 0
-    for n, batch in enumerate(batches):
-        size = 1 if model.sums_loss else len(batch["users"])
-        with model.ctx.seeded("gradient", n):  # some losses draw (contrastive views, noise)
-            loss = model.loss(batch, point)
-            grads = torch.autograd.grad(loss, list(point.values()), allow_unused=True)
+    for loss, weight, size in _losses(model, batches, point):
+        grads = torch.autograd.grad(loss, list(point.values()), allow_unused=True)
         for key, g in zip(point, grads, strict=True):
             if g is not None:
-                total[key] += g * size
-        loss_sum += float(loss.detach()) * size
+                total[key] += g * weight
+        loss_sum += float(loss.detach()) * weight
         rows += size
     rows = max(rows, 1)
     return {k: v / rows for k, v in total.items()}, loss_sum / rows
+
+
+@torch.no_grad()
+def mean_loss(model: TorchRecommender, batches: Iterable[Batch],
+              delta: Mapping[str, Tensor] | None = None) -> float:
+    """The loss that `gradient` differentiates, without its gradient."""
+    loss_sum, rows = 0.0, 0
+    for loss, weight, size in _losses(model, batches, delta):
+        loss_sum += float(loss) * weight
+        rows += size
+    return loss_sum / max(rows, 1)
+
+
+def _losses(model: TorchRecommender, batches: Iterable[Batch],
+            delta: Mapping[str, Tensor] | None) -> Iterator[tuple[Tensor, int, int]]:
+    """Per batch: its loss, the factor that makes it a sum over rows, and its number of rows."""
+    for n, batch in enumerate(batches):
+        size = len(batch["users"])
+        with model.ctx.seeded("gradient", n):  # some losses draw (contrastive views, noise)
+            loss = model.loss(batch, delta)
+        yield loss, (1 if model.sums_loss else size), size

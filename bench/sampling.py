@@ -17,7 +17,7 @@ from torch import Tensor
 from bench.context import Context
 from bench.data import Dataset, Interactions
 
-_ROUNDS = 64  # draws until a negative is not a positive; a user with a full history keeps the last
+_ROUNDS = 16  # draws by rejection; whoever still has a positive then is drawn from the free items
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -67,6 +67,7 @@ class Rows:
                 for c in ("users", "items")))
         keys = np.unique(taken.users * data.n_items + taken.items)
         self._taken = torch.as_tensor(keys, dtype=torch.long, device=ctx.device)
+        self._shifted: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -83,18 +84,37 @@ class Rows:
         return self._taken[at] == key
 
     def negatives(self, users: Tensor, items: Tensor, epoch: int, count: int = 1) -> Tensor:
-        """`count` uniform negatives per row that the user did not take: (B, count)."""
-        users, items = users[:, None], items[:, None]  # (B, 1)
-        slot = torch.arange(count, device=users.device)[None, :]  # (1, count)
-        drawn = torch.zeros(len(users), count, dtype=torch.long, device=users.device)
-        todo = torch.ones_like(drawn, dtype=torch.bool)
+        """`count` uniform negatives per row that the user did not take: (B, count).
+
+        A user who took the whole catalogue has no negative: there any item is given.
+        """
+        slot = torch.arange(count, device=users.device)  # (count,)
+        keys = hash_rows(self.seed, users[:, None], items[:, None], epoch, slot)  # (B, count)
+        owner = users[:, None].expand_as(keys).flatten()  # (B · count,)
+        keys, drawn = keys.flatten(), torch.zeros_like(owner)
+        todo = torch.arange(len(owner), device=users.device)
         for attempt in range(_ROUNDS):
-            fresh = hash_rows(self.seed, users, items, epoch, slot, attempt) % self.n_items
-            drawn = torch.where(todo, fresh, drawn)
-            todo = todo & self.is_taken(users.expand_as(drawn), drawn)
-            if not todo.any():
-                break
-        return drawn
+            drawn[todo] = hash_rows(self.seed, keys[todo], attempt) % self.n_items
+            todo = todo[self.is_taken(owner[todo], drawn[todo])]
+            if not len(todo):
+                return drawn.view(-1, count)
+        drawn[todo] = self._free_item(owner[todo], hash_rows(self.seed, keys[todo], _ROUNDS))
+        return drawn.view(-1, count)
+
+    def _free_item(self, users: Tensor, number: Tensor) -> Tensor:
+        """The (number mod free)-th item each user did not take, without rejection: (B,)."""
+        if self._shifted is None:  # taken item t at place k of its user: t − k, free items below
+            owner = self._taken // self.n_items
+            self._start = torch.searchsorted(owner, torch.arange(
+                int(owner.max()) + 2, device=owner.device))
+            place = torch.arange(len(owner), device=owner.device) - self._start[owner]
+            self._shifted = self._taken - place
+        taken = self._start[users + 1] - self._start[users]
+        free = self.n_items - taken
+        at = number % free.clamp_min(1)  # (B,), counts free items
+        below = torch.searchsorted(self._shifted, users * self.n_items + at, right=True)
+        found = at + below - self._start[users]  # past the taken items that come before it
+        return torch.where(free > 0, found, number % self.n_items)
 
     def pairs(self, epoch: int, size: int, negatives: int = 1) -> Iterator[dict[str, Tensor]]:
         """Batches of (users, items, negatives): (B,) each; a row stands once per negative."""
@@ -179,6 +199,8 @@ class Sequences:
                 own = users[start:start + size]
                 history, length = self.histories(own, "test")
                 keep = length > 0
+                if not keep.any():
+                    continue  # a batch without rows has no mean loss
                 yield {"users": own[keep], "items": targets[start:start + size][keep],
                        "histories": history[keep], "lengths": length[keep]}
             return

@@ -1,0 +1,55 @@
+"""One step of steepest ascent on the model's own loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from bench.api import Context, Dataset, EmbeddingAttack, param
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bench.models.base import TorchRecommender
+
+
+class FGSM(EmbeddingAttack):
+    """Fast gradient method: every embedding row takes one steepest step of the full radius.
+
+    With g the gradient of the model's own training loss by the row, over fixed rows of the
+    data: norm l2 moves the row by ε·g/‖g‖₂ (He et al., "Adversarial Personalized Ranking for
+    Recommendation", SIGIR 2018, Eq. 8, normalised per row as in their code); norm linf by
+    ε·sign(g) (Goodfellow et al., "Explaining and Harnessing Adversarial Examples", ICLR 2015).
+    Rows without gradient stay. The gradient is that of all rows chosen, not of one mini-batch,
+    so ε means the same whatever the batch size or the loss's reduction.
+
+    Distance: l2 or linf, per embedding row. White-box; a probe of stability.
+
+    Args:
+        eps: radius, absolute or (relative: true) in median row norms of the table.
+        norm, tables: of the ball; whose rows ("both", "user", "item").
+        source: whose loss is raised. "train" knows what the model was trained on; "test" raises
+            the loss of the test positives themselves, an upper bound that no attacker has.
+        pairs: how many rows the loss is taken over; 0: all.
+
+    Shapes: delta[table] is (rows, width), as the table.
+
+    Example: attacks: [{fgsm: {eps: [0.1, 0.5], norm: l2}}]
+    """
+
+    name = "fgsm"
+    source: str = param("train", "rows whose loss is raised; test is an oracle's upper bound",
+                        choices=("train", "test"))
+    pairs: int = param(0, "rows the gradient is taken over (first in hashed order, rounded up "
+                          "to whole batches); 0: all", low=0)
+
+    def budget_text(self) -> str:
+        return super().budget_text() + (", sees test positives" if self.source == "test" else "")
+
+    def delta(self, model: TorchRecommender, radii: Mapping[str, float], data: Dataset,
+              ctx: Context) -> dict[str, Tensor]:
+        from bench.perturb import attack_batches, gradient, steepest
+
+        batches = attack_batches(model, self.source, self.pairs)
+        slope, _ = gradient(model, batches, radii)
+        return {key: steepest(slope[key], radius, self.norm) for key, radius in radii.items()}

@@ -1,0 +1,87 @@
+"""Many small steps of steepest ascent, each put back into the ball."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from bench.api import Context, Dataset, EmbeddingAttack, param
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bench.models.base import TorchRecommender
+
+
+class PGD(EmbeddingAttack):
+    """Projected gradient ascent on the model's own loss, inside the declared ball.
+
+    δᵗ⁺¹ = Π(δᵗ + α·step(gᵗ)) for every embedding row, where step is FGSM's (g/‖g‖₂, or sign g),
+    α = step · ε, and Π moves a row to the nearest point of its own ball: δ·min(1, ε/‖δ‖₂) for
+    l2, clipping for linf (Madry et al., "Towards Deep Learning Models Resistant to Adversarial
+    Attacks", ICLR 2018). From zero this is the basic iterative method. On recommenders: Anelli
+    et al., "MSAP: Multi-Step Adversarial Perturbations on Recommender Systems Embeddings",
+    FLAIRS 2021, whose code steps in l2 and clips in linf, so that a row may move up to
+    √width · ε; here one norm holds for both, and FGSM has the same ball.
+
+    Of the iterates δ¹ … δᵀ the one with the highest loss (on the same rows) is returned.
+
+    Distance: l2 or linf, per embedding row. White-box; a probe of stability.
+
+    Args:
+        eps: radius, absolute or (relative: true) in median row norms of the table.
+        norm, tables: of the ball; whose rows ("both", "user", "item").
+        steps, step: T, and α as a share of ε.
+        random_start: begin uniformly in the ball instead of at zero.
+        source, pairs: whose loss is raised, and over how many rows; as in fgsm.
+
+    Shapes: delta[table] is (rows, width), as the table.
+
+    Example: attacks: [{pgd: {eps: 0.5, steps: [10, 25]}}]
+    """
+
+    name = "pgd"
+    steps: int = param(10, "how many steps", low=1)
+    step: float = param(0.25, "length of a step as a share of eps", above=0)
+    random_start: bool = param(False, "begin uniformly in the ball instead of at zero")
+    source: str = param("train", "rows whose loss is raised; test is an oracle's upper bound",
+                        choices=("train", "test"))
+    pairs: int = param(0, "rows the gradient is taken over (first in hashed order, rounded up "
+                          "to whole batches); 0: all", low=0)
+
+    def budget_text(self) -> str:
+        oracle = ", sees test positives" if self.source == "test" else ""
+        return f"{super().budget_text()}, {self.steps} steps of {self.step:g} eps{oracle}"
+
+    def delta(self, model: TorchRecommender, radii: Mapping[str, float], data: Dataset,
+              ctx: Context) -> dict[str, Tensor]:
+        import torch
+
+        from bench.perturb import (
+            attack_batches,
+            gradient,
+            mean_loss,
+            project,
+            steepest,
+            uniform_in_ball,
+        )
+
+        at = {key: torch.zeros_like(model.tables()[key].rows()) for key in radii}
+        if self.random_start:
+            at = {key: uniform_in_ball(at[key], radius, self.norm, ctx.torch_stream("pgd", key))
+                  for key, radius in radii.items()}
+        batches = attack_batches(model, self.source, self.pairs)
+        best, highest = at, -math.inf
+        for t in range(self.steps):
+            slope, loss = gradient(model, batches, radii, at)
+            if t > 0 and loss > highest:  # the start is no iterate
+                best, highest = at, loss
+            at = {key: project(at[key] + steepest(slope[key], self.step * radius, self.norm),
+                               radius, self.norm) for key, radius in radii.items()}
+        last_wins = self.steps == 1 or mean_loss(model, batches, at) >= highest
+        return at if last_wins else best
+
+    @classmethod
+    def test_params(cls) -> dict[str, object]:
+        return {"steps": 3}
