@@ -1,0 +1,1 @@
+"""Metrics: what each one is, exactly, with a worked example beside it."""

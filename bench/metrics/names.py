@@ -1,0 +1,86 @@
+"""The metrics by name: "ndcg@10", "auc", "target-hr@50"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from bench.errors import InputError, nearest
+from bench.metrics import accuracy
+from bench.metrics.ranks import Floats, Ranks
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a metric's name stands for.
+
+    Attributes:
+        kind: "user" (a value per user from the ranks of its relevant items), "list" (a value
+            per user from the items in its list), "catalogue" (one value from all lists),
+            "target" (one value for the target items), "point" (one value from labelled pairs).
+        cutoff: whether "@K" must ("required"), may ("optional") or may not ("none") follow.
+        better: "high", "low", or "" where neither is better.
+        user: for kind "user", the function of ranks and K.
+    """
+
+    kind: str
+    cutoff: str
+    better: str = "high"
+    user: Callable[[Ranks, int], Floats] | None = None
+
+
+METRICS: dict[str, Spec] = {
+    "hr": Spec("user", "required", user=accuracy.hr),
+    "ndcg": Spec("user", "required", user=accuracy.ndcg),
+    "recall": Spec("user", "required", user=accuracy.recall),
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric and its cut-off K (None: none, the full list)."""
+
+    name: str
+    k: int | None
+
+    @property
+    def spec(self) -> Spec:
+        return METRICS[self.name]
+
+    def __str__(self) -> str:
+        return self.name if self.k is None else f"{self.name}@{self.k}"
+
+
+def parse_metric(text: str) -> Metric:
+    """The metric that a name such as "ndcg@10" stands for.
+
+    Raises:
+        InputError: unknown name, missing or superfluous @K, or K < 1.
+
+    >>> parse_metric("ndcg@10")
+    Metric(name='ndcg', k=10)
+    """
+    name, at, cut = str(text).strip().partition("@")
+    if name not in METRICS:
+        raise InputError(f"there is no metric {text!r}", hint=nearest(name, METRICS))
+    cutoff = METRICS[name].cutoff
+    if not at:
+        if cutoff == "required":
+            raise InputError(f"metric {text!r} needs a list length", hint=f"write {name}@10")
+        return Metric(name, None)
+    if cutoff == "none":
+        raise InputError(f"metric {text!r} has no list length", hint=f"write {name}")
+    if not re.fullmatch(r"[0-9]{1,9}", cut) or int(cut) < 1:
+        raise InputError(f"the list length of metric {text!r} is a whole number from 1 on",
+                         hint=f"write {name}@10")
+    return Metric(name, int(cut))
+
+
+def check_metrics(names: Iterable[str]) -> tuple[Metric, ...]:
+    """All of them parsed; InputError for the first that is not a metric or stands twice."""
+    parsed = tuple(parse_metric(n) for n in names)
+    for place, metric in enumerate(parsed):
+        if metric in parsed[:place]:
+            raise InputError(f"metric {str(metric)!r} stands twice", hint="name it once")
+    return parsed

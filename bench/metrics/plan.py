@@ -1,0 +1,79 @@
+"""Who is evaluated on what: the users, what is masked, and which pairs must be looked up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.data import Dataset, Interactions
+from bench.metrics.ranks import Ints
+
+MASKS = ("known", "none")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The genuine users of a dataset, those with something to find first; all as indices.
+
+    Attributes:
+        users: user indices, shape (U,); the first `n_evaluated` have a positive in the split.
+        n_evaluated: how many users are evaluated.
+        known_owner, known_item: pairs to mask, sorted by owner; an owner is a place in `users`.
+        pair_owner, pair_item: pairs of any split that are not masked, sorted by owner.
+        relevant: whether such a pair is a positive of the split evaluated.
+        skipped: genuine users without a positive in the split.
+        repeats: positives of the split that are masked, since the user took them before.
+    """
+
+    users: Ints
+    n_evaluated: int
+    known_owner: Ints
+    known_item: Ints
+    pair_owner: Ints
+    pair_item: Ints
+    relevant: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    skipped: int
+    repeats: int
+
+    def evaluated_only(self) -> Plan:
+        """Without the users that have nothing to find and the pairs that are not relevant."""
+        n = self.n_evaluated
+        known = slice(0, int(np.searchsorted(self.known_owner, n)))
+        keep = self.relevant  # users who are not evaluated have none
+        return Plan(self.users[:n], n, self.known_owner[known], self.known_item[known],
+                    self.pair_owner[keep], self.pair_item[keep], keep[keep], self.skipped,
+                    self.repeats)
+
+
+def make_plan(data: Dataset, split: str, mask: str = "known") -> Plan:
+    """The plan for one split. Duplicate rows count once; injected users do not count at all."""
+    if mask not in MASKS:
+        raise ValueError(f"mask is one of {MASKS}, not {mask!r}")
+    m = data.n_items
+
+    def keys(*parts: Interactions) -> Ints:
+        rows = np.concatenate([p.users[p.users < data.n_genuine] * m
+                               + p.items[p.users < data.n_genuine] for p in parts])
+        return np.unique(rows).astype(np.int64)
+
+    known = keys(data.known(split)) if mask == "known" else np.empty(0, np.int64)
+    truth = keys(data.truth(split))
+    found = np.setdiff1d(truth, known, assume_unique=True)
+    pairs = np.setdiff1d(keys(data.train, data.valid, data.test), known, assume_unique=True)
+    evaluated = np.unique(found // m)
+    others = np.setdiff1d(np.arange(data.n_genuine), evaluated)
+    users = np.concatenate([evaluated, others])
+    place = np.empty(data.n_genuine, np.int64)
+    place[users] = np.arange(len(users))
+
+    def placed(rows: Ints) -> tuple[Ints, Ints, Ints]:
+        owner = place[rows // m]
+        order = np.argsort(owner, kind="stable")
+        return owner[order], (rows % m)[order], order
+
+    known_owner, known_item, _ = placed(known)
+    pair_owner, pair_item, order = placed(pairs)
+    relevant = np.isin(pairs, found, assume_unique=True)[order]
+    return Plan(users, len(evaluated), known_owner, known_item, pair_owner, pair_item, relevant,
+                len(others), len(truth) - len(found))
