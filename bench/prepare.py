@@ -1,0 +1,174 @@
+"""From a log of outside ids to a split dataset: number, filter, split, count; in this order.
+
+    rows read -> users with too many rows -> duplicate pairs -> threshold -> k-core -> split
+
+All of it happens before any injection, and every row that goes is counted in `Dataset.notes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from bench import filtering
+from bench.api import Dataset, DatasetPlugin, Interactions, param
+from bench.data import Floats, Ints, check
+from bench.errors import InputError
+from bench.filtering import Mask
+from bench.splits import SPLITS, TEST, TRAIN, VALID, Parts, split_rows
+
+
+@dataclass(frozen=True)
+class Log:
+    """Interactions as a file tells them: outside ids, not yet numbered.
+
+    Attributes:
+        users, items: outside ids, one per row.
+        ratings, times: float64 (rows,), or None.
+        labels: int8 (rows,), 1 liked and 0 not, or None.
+        parts: int8 (rows,) where files give the split (see `bench.splits`), or None.
+        notes: what was counted while reading.
+    """
+
+    users: Sequence[str]
+    items: Sequence[str]
+    ratings: Floats | None = None
+    times: Floats | None = None
+    labels: npt.NDArray[np.int8] | None = None
+    parts: Parts | None = None
+    notes: Mapping[str, int] = field(default_factory=dict)
+
+
+class PreparedDataset(DatasetPlugin):
+    """Base of datasets that are filtered and split here; these are the parameters they share."""
+
+    split: str = param("ratio-time", "how rows are split: per user, but for time-cut",
+                       choices=SPLITS)
+    ratios: tuple[float, ...] = param((0.8, 0.1, 0.1), "shares of train, valid and test")
+    last: int = param(1, "rows per user in valid and in test, for leave-last-out", low=1)
+    split_seed: int = param(0, "of ratio-random; the run's seed does not enter", low=0)
+    threshold: float | None = param(None, "rating from which a row counts as liked; null: every "
+                                    "row does")
+    below: str = param("keep", "rows under the threshold: kept as disliked, or dropped",
+                       choices=("keep", "drop"))
+    duplicates: str = param("last", "which row of a (user, item) pair is kept: last or first in "
+                            "time, best (highest label, then rating), or error",
+                            choices=filtering.DUPLICATES)
+    k_core: int = param(0, "users and items with fewer rows are dropped, again and again", low=0)
+
+    def prepare(self, log: Log, rating_scale: tuple[float, float] | None = None) -> Dataset:
+        """The log filtered and split; users and items in the order of their ids, no attributes."""
+        sieve = _Sieve.of(log)
+        sieve.one_per_pair(self.duplicates)
+        sieve.label(self.threshold, drop=self.below == "drop")
+        sieve.k_core(self.k_core)
+        if sieve.parts is None:
+            if not len(sieve.rows):
+                raise InputError(f"dataset {self.name!r}: no row is left after filtering",
+                                 hint="lower the rating threshold or the k-core")
+            sieve.parts = split_rows(sieve.rows, self.split, ratios=self.ratios, last=self.last,
+                                     seed=self.split_seed)
+        sieve.drop_strangers()
+        return check(sieve.dataset(self.name).replace(
+            rating_scale=rating_scale if log.ratings is not None else None,
+            threshold=self.threshold))
+
+
+@dataclass
+class _Sieve:
+    """Rows on their way through the filters, with what has been counted."""
+
+    rows: Interactions
+    user_ids: list[str]
+    item_ids: list[str]
+    parts: Parts | None
+    notes: dict[str, int]
+
+    @classmethod
+    def of(cls, log: Log) -> _Sieve:
+        users, user_ids = number(log.users)
+        items, item_ids = number(log.items)
+        rows = Interactions(users, items, log.ratings, log.times, log.labels)
+        return cls(rows, user_ids, item_ids, log.parts, {"rows read": len(rows), **log.notes})
+
+    def keep(self, mask: Mask, note: str) -> None:
+        self.notes[note] = int((~mask).sum())
+        if not mask.all():
+            self.rows = self.rows[mask]
+            self.parts = None if self.parts is None else self.parts[mask]
+
+    def one_per_pair(self, keep: str) -> None:
+        if keep == "error":
+            pair = filtering.repeated_pair(self.rows)
+            if pair is not None:
+                user, item = self.rows.users[pair[1]], self.rows.items[pair[1]]
+                raise InputError(f"user {self.user_ids[user]!r} has item {self.item_ids[item]!r} "
+                                 "more than once", key="duplicates",
+                                 hint="set duplicates to last, first or best")
+        mask = filtering.one_per_pair(self.rows, "last" if keep == "error" else keep)
+        self.keep(mask, "rows dropped as duplicate pairs")
+
+    def label(self, threshold: float | None, drop: bool) -> None:
+        if threshold is None:
+            return
+        if self.rows.ratings is None:
+            raise InputError("a threshold is given, and the data has no ratings", key="threshold",
+                             hint="name the rating column, or leave threshold out")
+        labels = filtering.liked(self.rows.ratings, threshold)
+        if drop:
+            self.keep(labels == 1, "rows dropped under the threshold")
+        else:
+            self.notes["rows under the threshold, kept as disliked"] = int((labels == 0).sum())
+            self.rows = Interactions(self.rows.users, self.rows.items, self.rows.ratings,
+                                     self.rows.times, labels)
+
+    def k_core(self, k: int) -> None:
+        if k < 2:  # every user and item that occurs has a row
+            return
+        before = [len(np.unique(c)) for c in (self.rows.users, self.rows.items)]
+        self.keep(filtering.k_core(self.rows, k), "rows dropped by k-core")
+        for what, n, c in zip(("users", "items"), before, (self.rows.users, self.rows.items)):
+            self.notes[f"{what} dropped by k-core"] = n - len(np.unique(c))
+
+    def drop_strangers(self) -> None:
+        """Rows of valid and test whose user has none in train: no model could know them."""
+        assert self.parts is not None
+        known = filtering.used(self.rows.users[self.parts == TRAIN], len(self.user_ids))
+        self.keep((self.parts == TRAIN) | known[self.rows.users],
+                  "valid and test rows dropped, user not in train")
+
+    def dataset(self, name: str) -> Dataset:
+        """Numbered without gaps and cut into its parts."""
+        assert self.parts is not None
+        users, user_ids = _close_up(self.rows.users, self.user_ids)
+        items, item_ids = _close_up(self.rows.items, self.item_ids)
+        rows = Interactions(users, items, self.rows.ratings, self.rows.times, self.rows.labels)
+        train, valid, test = (rows[self.parts == part] for part in (TRAIN, VALID, TEST))
+        seen = filtering.used(train.items, len(item_ids))
+        tested = filtering.used(test.positives().users, len(user_ids))
+        self.notes["users without test items"] = int((~tested).sum())
+        self.notes["test items unseen in train"] = int((~seen[np.unique(test.items)]).sum())
+        return Dataset(name, user_ids, item_ids, train, valid, test, notes=self.notes)
+
+
+def number(ids: Sequence[str]) -> tuple[Ints, list[str]]:
+    """Each id's number, and the ids by number: in order of value where all are whole numbers,
+    else of the alphabet. So neither depends on the order of the rows.
+
+    >>> number(["10", "9", "10"])
+    (array([1, 0, 1]), ['9', '10'])
+    """
+    distinct = list(dict.fromkeys(ids))
+    whole = all(i.isdecimal() for i in distinct)
+    ordered = sorted(distinct, key=lambda i: (int(i), i)) if whole else sorted(distinct)
+    place = {name: n for n, name in enumerate(ordered)}
+    return np.fromiter((place[i] for i in ids), np.int64, len(ids)), ordered
+
+
+def _close_up(column: Ints, ids: list[str]) -> tuple[Ints, tuple[str, ...]]:
+    """Numbers without gaps for the ids that still occur."""
+    kept = filtering.used(column, len(ids))
+    return (np.cumsum(kept) - 1)[column], tuple(i for i, k in zip(ids, kept) if k)

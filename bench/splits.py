@@ -1,0 +1,152 @@
+"""Splits: which rows are for training, for validation, for testing.
+
+Every split gives each row exactly one part (TRAIN, VALID or TEST), so no row is lost and none is
+in two. Rows of one user at the same time keep the order they have in the file. A user with too
+few rows to have one in every part keeps all of them in train. Nothing depends on a run's seed:
+a random split has a seed of its own, so that all seeds of a run meet the same data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.context import Context
+from bench.data import Floats, Interactions, Ints
+from bench.errors import InputError
+
+Parts = npt.NDArray[np.int8]
+TRAIN, VALID, TEST = 0, 1, 2
+
+SPLITS = ("ratio-time", "ratio-random", "leave-one-out", "leave-last-out", "time-cut")
+
+
+def split_rows(rows: Interactions, how: str, *, ratios: Sequence[float] = (0.8, 0.1, 0.1),
+               last: int = 1, seed: int = 0) -> Parts:
+    """The part of each row, int8 (rows,).
+
+    Args:
+        rows: all interactions, filtered.
+        how: one of SPLITS.
+        ratios: shares of train, valid and test; they sum to 1 (ratio-time, ratio-random,
+            time-cut).
+        last: rows per user in valid and in test (leave-last-out).
+        seed: of ratio-random.
+
+    Raises:
+        InputError: the ratios make no sense, or a split by time was asked of rows without times.
+    """
+    if how == "leave-one-out":
+        return leave_last_out(rows, 1, 1)
+    if how == "leave-last-out":
+        return leave_last_out(rows, last, last)
+    if how == "ratio-time":
+        return ratio_by_time(rows, ratios)
+    if how == "ratio-random":
+        return ratio_at_random(rows, ratios, seed)
+    if how == "time-cut":
+        return time_cut(rows, ratios)
+    raise InputError(f"unknown split {how!r}", key="split", hint="known: " + ", ".join(SPLITS))
+
+
+def leave_last_out(rows: Interactions, test: int = 1, valid: int = 1) -> Parts:
+    """Each user's newest `test` rows are for testing, the `valid` before them for validation.
+
+    Users with no more than test + valid rows keep all of them in train.
+    """
+    newer, count = _places(rows, _times(rows))
+    return _from_end(newer, count, np.full(len(rows), valid), np.full(len(rows), test),
+                     enough=test + valid + 1)
+
+
+def ratio_by_time(rows: Interactions, ratios: Sequence[float]) -> Parts:
+    """Each user's newest share of rows is for testing, the share before it for validation.
+
+    A share of n rows is ⌊share · n⌋, at least one where the share is above zero; train has what
+    is left. Users with fewer rows than parts keep all of them in train.
+    """
+    return _by_ratio(rows, _times(rows), ratios)
+
+
+def ratio_at_random(rows: Interactions, ratios: Sequence[float], seed: int) -> Parts:
+    """As `ratio_by_time`, with each user's rows in random order."""
+    drawn = Context(seed).stream("split", "ratio-random").random(len(rows))
+    return _by_ratio(rows, drawn, ratios)
+
+
+def time_cut(rows: Interactions, ratios: Sequence[float]) -> Parts:
+    """One moment for everybody: the newest share of all rows is for testing.
+
+    Rows at the very time of a cut belong to the later part. Users may be without train rows.
+    """
+    check_ratios(ratios)
+    times = _times(rows)
+    parts = np.full(len(rows), TRAIN, np.int8)
+    if len(rows):
+        ordered = np.sort(times)
+        for part, share in ((VALID, ratios[0]), (TEST, ratios[0] + ratios[1])):
+            first = min(int(_floor(share * len(rows))), len(rows) - 1)
+            parts[times >= ordered[first]] = part
+    return parts
+
+
+def check_ratios(ratios: Sequence[float]) -> None:
+    """Refuse shares that are not three, are negative, or do not sum to one."""
+    shown = "[" + ", ".join(f"{r:g}" for r in ratios) + "]"
+    hint = "three shares for train, valid and test, such as [0.8, 0.1, 0.1]"
+    if len(ratios) != 3:
+        raise InputError(f"{len(ratios)} ratios in {shown}", key="ratios", hint=hint)
+    if not all(math.isfinite(r) and 0 <= r <= 1 for r in ratios) or not ratios[0] > 0:
+        raise InputError(f"ratios {shown} are not shares with something to train on",
+                         key="ratios", hint=hint)
+    if abs(sum(ratios) - 1) > 1e-6:
+        raise InputError(f"ratios {shown} sum to {sum(ratios):g} and not to 1", key="ratios",
+                         hint=hint)
+
+
+def _by_ratio(rows: Interactions, key: Floats, ratios: Sequence[float]) -> Parts:
+    check_ratios(ratios)
+    newer, count = _places(rows, key)
+    some_valid, some_test = int(ratios[1] > 0), int(ratios[2] > 0)
+    test = np.maximum(_floor(ratios[2] * count), some_test)
+    test = np.minimum(test, count - 1 - some_valid)
+    valid = np.maximum(_floor(ratios[1] * count), some_valid)
+    valid = np.minimum(valid, count - 1 - test)
+    return _from_end(newer, count, valid, test, enough=1 + some_valid + some_test)
+
+
+def _from_end(newer: Ints, count: Ints, valid: Ints, test: Ints, enough: int) -> Parts:
+    """Parts by how many of the user's rows are newer; users with too few stay in train."""
+    parts = np.full(len(newer), TRAIN, np.int8)
+    parts[newer < valid + test] = VALID
+    parts[newer < test] = TEST
+    parts[count < enough] = TRAIN
+    return parts
+
+
+def _places(rows: Interactions, key: Floats) -> tuple[Ints, Ints]:
+    """How many of the same user's rows come after each row, and how many the user has.
+
+    Ordered by the key; rows of equal key keep their order (lexsort is stable).
+    """
+    order = np.lexsort((key, rows.users))
+    counts = np.bincount(rows.users)
+    ends = np.cumsum(counts)
+    newer = np.empty(len(rows), np.int64)
+    newer[order] = ends[rows.users[order]] - 1 - np.arange(len(rows))
+    return newer, counts[rows.users]
+
+
+def _times(rows: Interactions) -> Floats:
+    if rows.times is None:
+        raise InputError("a split by time was asked, and the data has no times", key="split",
+                         hint="name the time column, or take ratio-random")
+    return rows.times
+
+
+def _floor(x: npt.ArrayLike) -> Ints:
+    """⌊x⌋, forgiving the rounding of products such as 0.29 · 100."""
+    return np.floor(np.asarray(x) + 1e-9).astype(np.int64)
