@@ -1,0 +1,317 @@
+"""What a person wrote, as the type that a parameter declares: checked, bounded, or refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Union
+
+from bench.errors import nearest
+from bench.plugin import show
+
+if typing.TYPE_CHECKING:
+    from bench.yaml_lines import Node, Scalar
+
+_INT = re.compile(r"[-+]?[0-9]+(_[0-9]+)*")
+_FLOAT = re.compile(r"[-+]?(([0-9]+(_[0-9]+)*)?\.[0-9]+|[0-9]+(_[0-9]+)*\.?)([eE][-+]?[0-9]+)?")
+_SPECIAL = re.compile(r"([-+]?)\.?(inf|infinity|nan)", re.IGNORECASE)
+_TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off")
+_SIMPLE: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false",
+                           str: "text"}
+
+
+class CoerceError(Exception):
+    """A value that does not fit: what is wrong, the line, an index inside the value."""
+
+    def __init__(self, what: str, line: int, at: str = "", hint: str | None = None) -> None:
+        super().__init__(what)
+        self.what, self.line, self.at, self.hint = what, line, at, hint
+
+
+def parameters(cls: type) -> dict[str, dataclasses.Field[Any]]:
+    """The parameters of a plugin class by name, in the order declared."""
+    return {f.name: f for f in dataclasses.fields(cls)}
+
+
+def hints(cls: type) -> dict[str, Any]:
+    """The types of a plugin's parameters, by name. Raises NameError for unknown annotations."""
+    resolved = typing.get_type_hints(cls)
+    return {name: resolved[name] for name in parameters(cls)}
+
+
+def check_annotations(cls: type) -> str | None:
+    """Why a grid could not give this class its parameters, or None."""
+    try:
+        found = hints(cls)
+    except NameError as error:
+        return (f"has an annotation that cannot be resolved: {error}; a parameter is int, float, "
+                "bool, str, tuple[...] or one of these | None, or import the name at module top")
+    for name, hint in found.items():
+        if not _supported(hint):
+            return (f"has the parameter {name!r} of type {type_name(hint)}; a parameter is int, "
+                    "float, bool, str, tuple[...], dict[str, ...] or one of these | None")
+    return None
+
+
+def _supported(hint: Any) -> bool:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return all(_supported(h) for h in inner)
+    if origin in (tuple, list, dict, Mapping, Sequence):
+        return all(h is ... or _supported(h) for h in inner)
+    return origin is typing.Literal or hint in (
+        int, float, bool, str, None, types.NoneType, Any, tuple, list, dict)
+
+
+def type_name(hint: Any) -> str:
+    """A type as it is written: "float", "tuple[int, ...]", "str | None"."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint is types.NoneType:
+        return "None"
+    if hint is ...:
+        return "..."
+    if origin in (Union, types.UnionType):
+        return " | ".join(type_name(h) for h in inner)
+    if origin is typing.Literal:
+        return " | ".join(repr(h) for h in inner)
+    if origin is not None:
+        return f"{getattr(origin, '__name__', origin)}[{', '.join(map(type_name, inner))}]"
+    return str(getattr(hint, "__name__", hint))
+
+
+def depth(hint: Any) -> int:
+    """How many lists deep a value of this type is: 0 for float, 1 for tuple[int, ...]."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return max(depth(h) for h in inner)
+    if origin in (tuple, list, Sequence) or hint in (tuple, list):
+        return 1 + max((depth(h) for h in inner if h is not ...), default=0)
+    return 0
+
+
+def written_depth(node: Node) -> int:
+    """How many lists deep a value is written, along its deepest element."""
+    from bench.yaml_lines import List
+
+    if not isinstance(node, List):
+        return 0
+    return 1 + max((written_depth(n) for n in node.items), default=0)
+
+
+def allowed(field: dataclasses.Field[Any], hint: Any) -> str:
+    """The values a parameter may take, in words: "a number above 0 and at most 1"."""
+    meta = field.metadata
+    if meta.get("choices"):
+        return "one of " + ", ".join(show(c) for c in meta["choices"])
+    base = [_SIMPLE[h] for h in _members(hint) if h in _SIMPLE]
+    text = " or ".join(base) if base and depth(hint) == 0 else type_name(hint)
+    bounds = [f"{word} {show(meta[key])}" for key, word in (
+        ("above", "above"), ("low", "at least"), ("high", "at most"))
+        if meta.get(key) is not None]
+    none = " or null" if types.NoneType in _members(hint) and depth(hint) == 0 else ""
+    return text + (" " + " and ".join(bounds) if bounds else "") + none
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        return typing.get_args(hint)
+    return (hint,)
+
+
+def parameter(node: Node, field: dataclasses.Field[Any], hint: Any) -> Any:
+    """The value of one parameter, of its type and within its bounds.
+
+    Raises:
+        CoerceError: with what is allowed.
+    """
+    value = convert(node, hint)
+    meta, line = field.metadata, node.line
+    choices = meta.get("choices")
+    for one in value if isinstance(value, tuple) else (value,):
+        if choices and one not in choices and one is not None:
+            known = [show(c) for c in choices]
+            raise CoerceError(f"{show(one)!r} is not allowed", line, hint=nearest(show(one), known))
+        if not isinstance(one, (int, float)) or isinstance(one, bool):
+            continue
+        if not math.isfinite(one) and one != field.default and one not in (choices or ()):
+            raise CoerceError(f"{show(one)} is not finite", line,
+                              hint=f"allowed: {allowed(field, hint)}")
+        low, high, above = meta.get("low"), meta.get("high"), meta.get("above")
+        said = (f"{show(one)} is below {show(low)}" if low is not None and one < low else
+                f"{show(one)} is not above {show(above)}" if above is not None and one <= above
+                else f"{show(one)} is above {show(high)}" if high is not None and one > high
+                else None)
+        if said:
+            raise CoerceError(said, line, hint=f"allowed: {allowed(field, hint)}")
+    return value
+
+
+def convert(node: Node, hint: Any) -> Any:
+    """The written value as this type. Raises CoerceError."""
+    from bench.yaml_lines import List, Map, Scalar
+
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _one_of(node, inner)
+    if origin is typing.Literal:
+        if isinstance(node, Scalar):
+            for choice in inner:
+                if node.text == str(choice):
+                    return choice
+        raise CoerceError(f"{written(node)} is not allowed", node.line,
+                          hint="allowed: " + ", ".join(map(str, inner)))
+    if origin in (tuple, list, Sequence) or hint in (tuple, list):
+        return _tuple(node, inner)
+    if origin in (dict, Mapping) or hint is dict:
+        if not isinstance(node, Map):
+            raise CoerceError(f"{written(node)} is not a mapping", node.line,
+                              hint="write {name: value, …}")
+        of = inner[1] if len(inner) == 2 else Any
+        return {k: _inside(v, of, f".{k}") for k, v in node.items.items()}
+    if hint is Any and not isinstance(node, Scalar):
+        if isinstance(node, List):
+            return tuple(convert(n, Any) for n in node.items)
+        return {k: convert(v, Any) for k, v in node.items.items()}
+    if not isinstance(node, Scalar):
+        raise CoerceError(f"{written(node)} is not {_SIMPLE.get(hint, 'a single value')}",
+                          node.line)
+    return _scalar(node, hint)
+
+
+def _tuple(node: Node, inner: tuple[Any, ...]) -> tuple[Any, ...]:
+    from bench.yaml_lines import List, Map
+
+    of = inner[0] if inner else Any
+    if isinstance(node, Map):
+        raise CoerceError("a mapping is not a list", node.line, hint="write [a, b, …]")
+    variadic = not inner or (len(inner) == 2 and inner[1] is ...)
+    items = node.items if isinstance(node, List) else [node]
+    if variadic:
+        return tuple(_inside(n, of, f"[{i}]") for i, n in enumerate(items))
+    if not isinstance(node, List) or len(items) != len(inner):
+        raise CoerceError(f"{written(node)} is not a list of {len(inner)} values", node.line,
+                          hint=f"write [{', '.join(type_name(h) for h in inner)}]")
+    return tuple(_inside(n, h, f"[{i}]") for i, (n, h) in enumerate(zip(items, inner, strict=True)))
+
+
+def _inside(node: Node, hint: Any, at: str) -> Any:
+    try:
+        return convert(node, hint)
+    except CoerceError as error:
+        raise CoerceError(error.what, error.line, at + error.at, error.hint) from None
+
+
+def _one_of(node: Node, choices: tuple[Any, ...]) -> Any:
+    """The first fitting type; text last, so that 5 is a number where numbers are allowed."""
+    from bench.yaml_lines import Scalar
+
+    if types.NoneType in choices and isinstance(node, Scalar) and (
+            node.is_null or (node.text in ("none", "None") and str not in choices)):
+        return None
+    rest = [c for c in choices if c is not types.NoneType]
+    failures: list[CoerceError] = []
+    for choice in sorted(rest, key=lambda c: c is str):
+        if choice is str and isinstance(node, Scalar) and not node.quoted and len(rest) > 1:
+            pass  # plain text after all numeric readings failed
+        try:
+            return convert(node, choice)
+        except CoerceError as error:
+            failures.append(error)
+    if len(failures) == 1:
+        raise failures[0]
+    names = " or ".join(_SIMPLE.get(c, type_name(c)) for c in rest)
+    raise CoerceError(f"{written(node)} is not {names}", node.line)
+
+
+def _scalar(node: Scalar, hint: Any) -> Any:
+    text = node.text.strip()
+    if hint is str:
+        if node.is_null:
+            raise CoerceError("nothing is given", node.line, hint="text is needed")
+        return node.text
+    if hint in (None, types.NoneType):
+        if node.is_null:
+            return None
+        raise CoerceError(f"{written(node)} is not null", node.line)
+    if hint is Any:
+        return _native(node)
+    if node.is_null:
+        raise CoerceError("nothing is given", node.line, hint=f"{_SIMPLE[hint]} is needed")
+    if hint is bool:
+        word = text.lower()
+        if word in _TRUE + _FALSE:
+            return word in _TRUE
+        raise CoerceError(f"{written(node)} is not true or false", node.line,
+                          hint="write true or false")
+    return number(node, hint)
+
+
+def number(node: Scalar, hint: type[int] | type[float]) -> int | float:
+    """An int or a float as a person means it, whatever YAML 1.1 makes of it.
+
+    Raises:
+        CoerceError: octal, hexadecimal or sexagesimal forms, truth values, fractions for ints.
+    """
+    text, what = node.text.strip(), _SIMPLE[hint]
+    bare = text.lstrip("+-")
+    if re.fullmatch(r"0[0-9_]+", bare):
+        raise CoerceError(f"{text!r} has a leading zero, which YAML reads as octal", node.line,
+                          hint=f"write {bare.replace('_', '').lstrip('0') or '0'}")
+    if re.fullmatch(r"0[xXbBoO][0-9a-fA-F_]+", bare):
+        raise CoerceError(f"{text!r} is not a decimal number", node.line,
+                          hint="write it in decimal digits")
+    if re.fullmatch(r"[0-9]+(:[0-9.]+)+", bare):
+        raise CoerceError(f"{text!r} is not a number; YAML reads it in base 60", node.line,
+                          hint=f"write {what}")
+    if not node.quoted and node.tag == "bool":
+        raise CoerceError(f"{text!r} is a truth value, not {what}", node.line)
+    if special := _SPECIAL.fullmatch(text):
+        if hint is int:
+            raise CoerceError(f"{text!r} is not a whole number", node.line)
+        return float(special[1] + special[2])
+    if hint is int and _INT.fullmatch(text):
+        if len(text) > 30:
+            raise CoerceError(f"a number of {len(text)} digits is too large", node.line)
+        return int(text)
+    if not _FLOAT.fullmatch(text):
+        comma = re.fullmatch(r"[-+]?[0-9]+,[0-9]+", text)
+        raise CoerceError(f"{written(node)} is not {what}", node.line,
+                          hint=f"write {text.replace(',', '.')}" if comma else None)
+    value = float(text)
+    if math.isinf(value):
+        raise CoerceError(f"{text!r} is too large", node.line)
+    if hint is float:
+        return value
+    if value != int(value) or abs(value) > 2**53:
+        raise CoerceError(f"{text!r} is not a whole number", node.line)
+    return int(value)
+
+
+def _native(node: Scalar) -> Any:
+    """A scalar where the parameter takes anything: YAML's reading, with 1e-5 a number."""
+    if node.quoted:
+        return node.text
+    if node.tag == "null":
+        return None
+    if node.tag == "bool":
+        return node.text.lower() in _TRUE
+    if _INT.fullmatch(node.text):
+        return number(node, int)
+    if _FLOAT.fullmatch(node.text):
+        return number(node, float)
+    return node.text
+
+
+def written(node: Node) -> str:
+    """A value as an error message quotes it."""
+    from bench.yaml_lines import List, Scalar
+
+    if isinstance(node, Scalar):
+        if node.is_null:
+            return "null"
+        return repr(node.text if len(node.text) <= 60 else node.text[:57] + "...")
+    return "a list" if isinstance(node, List) else "a mapping"
