@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -12,24 +11,8 @@ from typing import Any, Union
 
 from bench.errors import nearest
 from bench.plugin import show
-
-if typing.TYPE_CHECKING:
-    from bench.yaml_lines import Node, Scalar
-
-_INT = re.compile(r"[-+]?[0-9]+(_[0-9]+)*")
-_FLOAT = re.compile(r"[-+]?(([0-9]+(_[0-9]+)*)?\.[0-9]+|[0-9]+(_[0-9]+)*\.?)([eE][-+]?[0-9]+)?")
-_SPECIAL = re.compile(r"([-+]?)\.?(inf|infinity|nan)", re.IGNORECASE)
-_TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off")
-_SIMPLE: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false",
-                           str: "text"}
-
-
-class CoerceError(Exception):
-    """A value that does not fit: what is wrong, the line, an index inside the value."""
-
-    def __init__(self, what: str, line: int, at: str = "", hint: str | None = None) -> None:
-        super().__init__(what)
-        self.what, self.line, self.at, self.hint = what, line, at, hint
+from bench.scalars import SIMPLE, CoerceError, scalar, written
+from bench.yaml_lines import List, Map, Node, Scalar
 
 
 def parameters(cls: type) -> dict[str, dataclasses.Field[Any]]:
@@ -95,8 +78,6 @@ def depth(hint: Any) -> int:
 
 def written_depth(node: Node) -> int:
     """How many lists deep a value is written, along its deepest element."""
-    from bench.yaml_lines import List
-
     if not isinstance(node, List):
         return 0
     return 1 + max((written_depth(n) for n in node.items), default=0)
@@ -107,7 +88,7 @@ def allowed(field: dataclasses.Field[Any], hint: Any) -> str:
     meta = field.metadata
     if meta.get("choices"):
         return "one of " + ", ".join(show(c) for c in meta["choices"])
-    base = [_SIMPLE[h] for h in _members(hint) if h in _SIMPLE]
+    base = [SIMPLE[h] for h in _members(hint) if h in SIMPLE]
     text = " or ".join(base) if base and depth(hint) == 0 else type_name(hint)
     bounds = [f"{word} {show(meta[key])}" for key, word in (
         ("above", "above"), ("low", "at least"), ("high", "at most"))
@@ -152,8 +133,6 @@ def parameter(node: Node, field: dataclasses.Field[Any], hint: Any) -> Any:
 
 def convert(node: Node, hint: Any) -> Any:
     """The written value as this type. Raises CoerceError."""
-    from bench.yaml_lines import List, Map, Scalar
-
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         return _one_of(node, inner)
@@ -177,14 +156,12 @@ def convert(node: Node, hint: Any) -> Any:
             return tuple(convert(n, Any) for n in node.items)
         return {k: convert(v, Any) for k, v in node.items.items()}
     if not isinstance(node, Scalar):
-        raise CoerceError(f"{written(node)} is not {_SIMPLE.get(hint, 'a single value')}",
+        raise CoerceError(f"{written(node)} is not {SIMPLE.get(hint, 'a single value')}",
                           node.line)
-    return _scalar(node, hint)
+    return scalar(node, hint)
 
 
 def _tuple(node: Node, inner: tuple[Any, ...]) -> tuple[Any, ...]:
-    from bench.yaml_lines import List, Map
-
     of = inner[0] if inner else Any
     if isinstance(node, Map):
         raise CoerceError("a mapping is not a list", node.line, hint="write [a, b, …]")
@@ -207,8 +184,6 @@ def _inside(node: Node, hint: Any, at: str) -> Any:
 
 def _one_of(node: Node, choices: tuple[Any, ...]) -> Any:
     """The first fitting type; text last, so that 5 is a number where numbers are allowed."""
-    from bench.yaml_lines import Scalar
-
     if types.NoneType in choices and isinstance(node, Scalar) and (
             node.is_null or (node.text in ("none", "None") and str not in choices)):
         return None
@@ -223,95 +198,5 @@ def _one_of(node: Node, choices: tuple[Any, ...]) -> Any:
             failures.append(error)
     if len(failures) == 1:
         raise failures[0]
-    names = " or ".join(_SIMPLE.get(c, type_name(c)) for c in rest)
+    names = " or ".join(SIMPLE.get(c, type_name(c)) for c in rest)
     raise CoerceError(f"{written(node)} is not {names}", node.line)
-
-
-def _scalar(node: Scalar, hint: Any) -> Any:
-    text = node.text.strip()
-    if hint is str:
-        if node.is_null:
-            raise CoerceError("nothing is given", node.line, hint="text is needed")
-        return node.text
-    if hint in (None, types.NoneType):
-        if node.is_null:
-            return None
-        raise CoerceError(f"{written(node)} is not null", node.line)
-    if hint is Any:
-        return _native(node)
-    if node.is_null:
-        raise CoerceError("nothing is given", node.line, hint=f"{_SIMPLE[hint]} is needed")
-    if hint is bool:
-        word = text.lower()
-        if word in _TRUE + _FALSE:
-            return word in _TRUE
-        raise CoerceError(f"{written(node)} is not true or false", node.line,
-                          hint="write true or false")
-    return number(node, hint)
-
-
-def number(node: Scalar, hint: type[int] | type[float]) -> int | float:
-    """An int or a float as a person means it, whatever YAML 1.1 makes of it.
-
-    Raises:
-        CoerceError: octal, hexadecimal or sexagesimal forms, truth values, fractions for ints.
-    """
-    text, what = node.text.strip(), _SIMPLE[hint]
-    bare = text.lstrip("+-")
-    if re.fullmatch(r"0[0-9_]+", bare):
-        raise CoerceError(f"{text!r} has a leading zero, which YAML reads as octal", node.line,
-                          hint=f"write {bare.replace('_', '').lstrip('0') or '0'}")
-    if re.fullmatch(r"0[xXbBoO][0-9a-fA-F_]+", bare):
-        raise CoerceError(f"{text!r} is not a decimal number", node.line,
-                          hint="write it in decimal digits")
-    if re.fullmatch(r"[0-9]+(:[0-9.]+)+", bare):
-        raise CoerceError(f"{text!r} is not a number; YAML reads it in base 60", node.line,
-                          hint=f"write {what}")
-    if not node.quoted and node.tag == "bool":
-        raise CoerceError(f"{text!r} is a truth value, not {what}", node.line)
-    if special := _SPECIAL.fullmatch(text):
-        if hint is int:
-            raise CoerceError(f"{text!r} is not a whole number", node.line)
-        return float(special[1] + special[2])
-    if hint is int and _INT.fullmatch(text):
-        if len(text) > 30:
-            raise CoerceError(f"a number of {len(text)} digits is too large", node.line)
-        return int(text)
-    if not _FLOAT.fullmatch(text):
-        comma = re.fullmatch(r"[-+]?[0-9]+,[0-9]+", text)
-        raise CoerceError(f"{written(node)} is not {what}", node.line,
-                          hint=f"write {text.replace(',', '.')}" if comma else None)
-    value = float(text)
-    if math.isinf(value):
-        raise CoerceError(f"{text!r} is too large", node.line)
-    if hint is float:
-        return value
-    if value != int(value) or abs(value) > 2**53:
-        raise CoerceError(f"{text!r} is not a whole number", node.line)
-    return int(value)
-
-
-def _native(node: Scalar) -> Any:
-    """A scalar where the parameter takes anything: YAML's reading, with 1e-5 a number."""
-    if node.quoted:
-        return node.text
-    if node.tag == "null":
-        return None
-    if node.tag == "bool":
-        return node.text.lower() in _TRUE
-    if _INT.fullmatch(node.text):
-        return number(node, int)
-    if _FLOAT.fullmatch(node.text):
-        return number(node, float)
-    return node.text
-
-
-def written(node: Node) -> str:
-    """A value as an error message quotes it."""
-    from bench.yaml_lines import List, Scalar
-
-    if isinstance(node, Scalar):
-        if node.is_null:
-            return "null"
-        return repr(node.text if len(node.text) <= 60 else node.text[:57] + "...")
-    return "a list" if isinstance(node, List) else "a mapping"

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from bench.coerce import CoerceError, allowed, depth, hints, parameter, parameters, written, written_depth
+from bench.coerce import allowed, depth, hints, parameter, parameters, written_depth
+from bench.discovery import ARTICLES, singular
 from bench.errors import BenchError, InputError, nearest
-from bench.plugin import Plugin
-from bench.registry import Registry, singular
+from bench.plugin import KINDS, Plugin
+from bench.registry import Registry
+from bench.scalars import CoerceError, written
 from bench.yaml_lines import List, Map, Node, Problems, Scalar
 
 MOST_CELLS = 100_000
@@ -173,9 +175,6 @@ class Axis:
 
     def _elsewhere(self, name: str) -> str | None:
         """"it is a defense": the name exists, and is of another kind."""
-        from bench.plugin import KINDS
-        from bench.registry import ARTICLES
-
         for kind in KINDS:
             if kind != self.kind and name in self.registry.names(kind):
                 return f"{name!r} is {ARTICLES[kind]}; put it under {kind}:"
