@@ -1,0 +1,185 @@
+"""From a grid to cells and jobs: what there is to run, what is skipped and why."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from bench.api import Attack, DatasetPlugin, Defense, ModelPlugin
+from bench.errors import BenchError, InputError
+from bench.jobs import describe, load_dataset
+from bench.keys import Keys, spec
+from bench.results import AXES, SCHEMA, Cell, cell_json, labelled
+from bench.stages import poisons
+
+if TYPE_CHECKING:
+    from bench.data import Dataset
+    from bench.grid import Grid
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """One cell of the grid.
+
+    Attributes:
+        key, train_key: of the cell, and of the trained model it needs.
+        status: "skipped" or "failed" where it is known beforehand that it cannot run, with the
+            reason; otherwise None.
+    """
+
+    key: str
+    train_key: str
+    seed: int
+    dataset: DatasetPlugin
+    model: ModelPlugin
+    defense: Defense
+    attack: Attack
+    status: str | None = None
+    reason: str | None = None
+
+    def header(self) -> dict[str, Any]:
+        """What the cell's JSON says of which cell it is."""
+        threat = self.attack.threat
+        return {"schema": SCHEMA, "key": self.key, "train_key": self.train_key,
+                "seed": self.seed, **{axis: labelled(getattr(self, axis)) for axis in AXES},
+                "threat": {"stage": threat.stage, "knowledge": threat.knowledge,
+                           "goal": threat.goal, "realisable": threat.realisable,
+                           "budget": self.attack.budget_text()}}
+
+    def ended(self) -> Cell:
+        """The JSON of a cell whose end is known beforehand."""
+        return cell_json(self.header(), status=self.status or "failed", reason=self.reason)
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """One trained model with its cells. `estimate` is its cost in arbitrary units."""
+
+    train_key: str
+    data_key: str
+    cells: tuple[PlannedCell, ...]
+    estimate: float
+
+    def only(self, keep: Callable[[PlannedCell], bool]) -> PlannedJob | None:
+        """The job with the cells that pass, or None where none does."""
+        cells = tuple(c for c in self.cells if keep(c))
+        return PlannedJob(self.train_key, self.data_key, cells, self.estimate) if cells else None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a grid in its order, and the jobs of those that can run."""
+
+    grid: Grid
+    cells: tuple[PlannedCell, ...]
+    jobs: tuple[PlannedJob, ...]
+    excluded: int
+    data: dict[str, Dataset]  # by label
+
+    def job_json(self, job: PlannedJob, *, cache: Path, results: Path, device: str = "auto",
+                 fresh: bool = False) -> dict[str, Any]:
+        """A job as it crosses a process boundary (see `bench.jobs`)."""
+        first, grid = job.cells[0], self.grid
+        poison = first.attack if poisons(first.attack) else None
+        return {"train_key": job.train_key, "data_key": job.data_key, "seed": first.seed,
+                "dataset": spec(first.dataset), "model": spec(first.model),
+                "defense": spec(first.defense), "poison": None if poison is None else spec(poison),
+                "cells": [{"header": c.header(), "attack": spec(c.attack)} for c in job.cells],
+                "metrics": list(grid.metrics),
+                "groups": {"users": list(grid.groups.users), "items": list(grid.groups.items)},
+                "plugins": [str(p) for p in grid.registry.folders], "cache": str(cache),
+                "results": str(results), "device": None if device == "auto" else device,
+                "threads": grid.engine.threads, "fresh": fresh, "timeout": grid.engine.timeout,
+                "estimate": job.estimate}
+
+
+def make_plan(grid: Grid) -> Plan:
+    """Cross everything with everything; load the datasets; ask every plugin what it cannot do.
+
+    Raises:
+        InputError: a dataset cannot be loaded.
+    """
+    keys = Keys(threads=grid.engine.threads)
+    groups = {"users": grid.groups.users, "items": grid.groups.items}
+    data = {}
+    data_keys = {}
+    for dataset in cast("tuple[DatasetPlugin, ...]", grid.datasets):
+        data_keys[dataset] = keys.data(dataset)
+        data[dataset.label()] = load_dataset(dataset, data_keys[dataset])
+    cells: dict[str, PlannedCell] = {}
+    jobs: dict[str, list[PlannedCell]] = {}
+    excluded = 0
+    for dataset, model, defense, attack in itertools.product(
+            cast("tuple[DatasetPlugin, ...]", grid.datasets),
+            cast("tuple[ModelPlugin, ...]", grid.models),
+            cast("tuple[Defense, ...]", grid.defenses),
+            cast("tuple[Attack, ...]", grid.attacks)):
+        asked = False
+        for seed in grid.seeds:
+            if grid.excluded(dataset, model, defense, attack, seed):
+                excluded += 1
+                continue
+            if not asked:
+                status, reason = _unfit(model, defense, attack, data[dataset.label()])
+                asked = True
+            poison = attack if poisons(attack) else None
+            train = keys.train(data_keys[dataset], poison, model, defense, seed)
+            key = keys.cell(train, attack, grid.metrics, groups)
+            if key in cells:
+                continue
+            cells[key] = PlannedCell(key, train, seed, dataset, model, defense, attack,
+                                     status, reason)
+            if status is None:
+                jobs.setdefault(train, []).append(cells[key])
+    made = tuple(PlannedJob(train, data_keys[own[0].dataset], tuple(own),
+                            _estimate(own, data[own[0].dataset.label()]))
+                 for train, own in jobs.items())
+    return Plan(grid, tuple(cells.values()), made, excluded, data)
+
+
+def _unfit(model: ModelPlugin, defense: Defense, attack: Attack,
+           data: Dataset) -> tuple[str | None, str | None]:
+    """("skipped", reason) by the first that cannot, ("failed", …) where asking fails."""
+    asks: tuple[tuple[Any, Callable[[], str | None]], ...] = (
+        (model, lambda: model.unfit(data)), (defense, lambda: defense.unfit(model, data)),
+        (attack, lambda: attack.unfit(model, data)))
+    for plugin, ask in asks:
+        try:
+            reason = ask()
+        except Exception as error:
+            text = str(error) if isinstance(error, BenchError) else describe(error)
+            return "failed", f"{plugin.name} could not say whether it fits: {text}"
+        if reason:
+            return "skipped", reason
+    return None, None
+
+
+def _estimate(cells: Sequence[PlannedCell], data: Dataset) -> float:
+    """A cheap guess at a job's cost: rows times epochs, and a pass of scoring per cell."""
+    epochs = float(getattr(cells[0].model, "epochs", 1))
+    factor = 1.0 if cells[0].defense.name == "none" else 3.0
+    rows = len(data.train)
+    return rows * epochs * factor + len(cells) * rows + 1.0
+
+
+def show_plan(grid_path: Path | str, *, results: Path | str | None = None,
+              only: Sequence[str] = (), engine: str | None = None,
+              workers: int | None = None) -> int:
+    """Print cells, trainings, what is finished, what is skipped and why; run nothing.
+
+    Returns:
+        0, or 2 for bad input.
+    """
+    from bench.session import Session, complaint
+
+    try:
+        for line in Session.open(grid_path, results, engine, workers, only).lines():
+            print(line)
+    except InputError as error:
+        print(complaint(error), file=sys.stderr)
+        return 2
+    return 0
