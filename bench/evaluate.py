@@ -9,21 +9,33 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bench.errors import InputError
+from bench.metrics import beyond, pointwise
+from bench.metrics.counts import Counts, item_table
+from bench.metrics.groups import (
+    SMALLEST,
+    Grouping,
+    Groups,
+    check_groups,
+    group_means,
+    item_groups,
+    user_groups,
+)
 from bench.metrics.names import Metric as Metric
 from bench.metrics.names import check_metrics as check_metrics
 from bench.metrics.names import parse_metric as parse_metric
 from bench.metrics.plan import Plan, make_plan
-from bench.metrics.ranks import Ranks
+from bench.metrics.ranks import Floats, Ints, Ranks
 
 if TYPE_CHECKING:
     from bench.api import Defense
-    from bench.data import Dataset, Ints
+    from bench.data import Dataset
     from bench.models.base import Recommender
 
 
@@ -86,27 +98,186 @@ def validation_score(model: Recommender, metric: str) -> float:
 
 
 def evaluate(model: Recommender, data: Dataset, metrics: Sequence[str], *,
-             groups: Any = None, targets: Ints | None = None, defense: Defense | None = None,
-             split: str = "test", block: int = 0, mask: str = "known") -> Evaluation:
-    """Rank the whole catalogue for every genuine user and measure."""
+             groups: Grouping | None = None, targets: Ints | Sequence[int] | None = None,
+             defense: Defense | None = None, split: str = "test", block: int = 0,
+             mask: str = "known") -> Evaluation:
+    """Rank the whole catalogue for every genuine user and measure.
+
+    Args:
+        model: trained; scores blocks of users on `model.ctx.device`.
+        data: the dataset before any defense cleaned it (its train split says what is masked and
+            what is popular); injected users in it are not counted anywhere.
+        metrics: names such as "ndcg@10"; `bench.metrics.names.METRICS` lists them. Metrics of
+            targets are left out where no targets are given.
+        groups: attributes of users and items to group by (`.users`, `.items`).
+        targets: indices of the items that an attack promotes.
+        defense: re-ranks the scores, where it overrides `rerank`.
+        split: "test", or "valid".
+        block: users scored at once; 0: as many as keep a block of scores near 8 MB. No value
+            depends on it (the model's own rounding apart).
+        mask: "known" masks what the user took before the split; "none" ranks that too, as some
+            papers do.
+
+    Raises:
+        ScoreError: a score is NaN or infinite, or the scores have another shape.
+        InputError: unknown metric or attribute, or nobody has a positive in the split.
+    """
     import torch
 
     from bench.metrics._stream import stream
 
     asked = check_metrics(metrics)
-    plan = _plan(data, split, mask).evaluated_only()
+    grouping = groups if groups is not None else _NoGroups()
+    check_groups(data, grouping)
+    wanted = _targets(targets, data)
+    plan = _plan(data, split, mask)
+    if not plan.n_evaluated:
+        raise InputError(f"no user of dataset {data.name!r} has a positive {split} item that is "
+                         "not masked", hint="check the split and the rating threshold")
+    cutoffs = tuple(sorted({m.k for m in asked if m.k is not None}))
+    columns = beyond.columns(data, {m.name for m in asked})
     with torch.no_grad(), _quiet(model):
-        c = stream(model, data, plan, split=split, cutoffs=(), lists=False, defense=defense,
-                   block=block)
-    ranks = Ranks.make(plan.pair_owner, c.better, c.tied, c.eligible)
+        counts = stream(model, data, plan, split=split, cutoffs=cutoffs, defense=defense,
+                        columns=[values for values, _ in columns.values()], block=block)
+    pass_ = _Pass(model, data, plan, counts, cutoffs, columns)
     result = Evaluation()
-    result.users["user"] = np.array(data.user_ids, object)[plan.users]
+    result.users["user"] = np.array(data.user_ids, object)[plan.users[:plan.n_evaluated]]
+    result.items = {"item": np.array(data.item_ids, object), "popularity": data.popularity,
+                    **item_table(counts, plan, data.n_items, cutoffs)}
+    _facts(result, pass_)
     for metric in asked:
-        if metric.spec.user is not None:
-            per_user = metric.spec.user(ranks, metric.k or data.n_items)
-            result.users[str(metric)] = per_user
-            result.values.append((str(metric), "all", float(per_user.mean())))
-    result.facts = {"users_evaluated": plan.n_evaluated, "users_skipped": plan.skipped,
-                    "score_seconds": c.seconds,
-                    "score_users_per_s": c.scored / c.seconds if c.seconds else float("nan")}
+        if metric.spec.kind in ("user", "list"):
+            result.users[str(metric)] = pass_.per_user(metric)
+            result.values.append((str(metric), "all", _mean(result.users[str(metric)])))
+        elif metric.spec.kind == "catalogue":
+            result.values.append((str(metric), "all", pass_.catalogue(metric)))
+        elif metric.spec.kind == "target" and wanted is not None:
+            column = "mean-rank" if metric.k is None else f"exposure@{metric.k}"
+            result.values.append((str(metric), "all", _mean(result.items[column][wanted])))
+    _point(result, pass_, asked)
+    for attribute in grouping.users:
+        _by_user_group(result, pass_, asked, user_groups(data, attribute))
+    for attribute in grouping.items:
+        _by_item_group(result, pass_, item_groups(data, attribute))
     return result
+
+
+class _NoGroups:
+    users: tuple[str, ...] = ()
+    items: tuple[str, ...] = ()
+
+
+def _targets(targets: Ints | Sequence[int] | None, data: Dataset) -> Ints | None:
+    if targets is None or not len(targets):
+        return None
+    wanted = np.asarray(targets, np.int64)
+    if wanted.min() < 0 or wanted.max() >= data.n_items:
+        raise ValueError(f"targets are item indices from 0 to {data.n_items - 1}")
+    return wanted
+
+
+def _mean(values: Floats) -> float:
+    """Mean of what is defined; NaN if nothing is."""
+    there = values[~np.isnan(values)]
+    return float(there.mean()) if len(there) else float("nan")
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One pass over the scores, and what is needed to read metrics off it."""
+
+    model: Recommender
+    data: Dataset
+    plan: Plan
+    counts: Counts
+    cutoffs: tuple[int, ...]
+    columns: dict[str, tuple[Ints, int]]
+
+    @cached_property
+    def ranks(self) -> Ranks:
+        keep, c = self.plan.relevant, self.counts
+        return Ranks.make(self.plan.pair_owner[keep], c.better[keep], c.tied[keep],
+                          c.eligible[:self.plan.n_evaluated])
+
+    def per_user(self, metric: Metric) -> Floats:
+        """One value per evaluated user."""
+        k = self.data.n_items if metric.k is None else metric.k
+        if metric.spec.user is not None:
+            return metric.spec.user(self.ranks, k)
+        place, (_, unit) = list(self.columns).index(metric.name), self.columns[metric.name]
+        return self.counts.list_mean(place, self.cutoffs.index(k), k,
+                                     self.plan.n_evaluated) / unit
+
+    def catalogue(self, metric: Metric) -> float:
+        """One value from the lists of all evaluated users."""
+        assert metric.k is not None
+        place = self.cutoffs.index(metric.k)
+        if metric.name == "coverage":
+            return beyond.coverage(self.counts.covered(place))
+        return beyond.gini(self.counts.exposure(place))
+
+
+def _facts(result: Evaluation, p: _Pass) -> None:
+    n = p.plan.n_evaluated
+    shares = {k: p.counts.tie_share(place, k, n) for place, k in enumerate(p.cutoffs)}
+    result.facts |= {
+        "users_evaluated": n, "users_skipped": p.plan.skipped,
+        "test_rows_known": p.plan.repeats,
+        "tie_share": max(shares.values(), default=0.0),
+        "tie_share_at": {str(k): share for k, share in shares.items()},
+        "score_seconds": p.counts.seconds,
+        "score_users_per_s": (p.counts.scored / p.counts.seconds if p.counts.seconds
+                              else float("nan"))}
+
+
+def _point(result: Evaluation, p: _Pass, asked: Sequence[Metric]) -> None:
+    """Metrics of the labelled pairs; where they cannot be measured, NaN and the reason."""
+    names = [m.name for m in asked if m.spec.kind == "point"]
+    undefined: dict[str, str] = {
+        str(m): f"{int(np.isnan(v).sum())} of {len(v)} users have no eligible item that is not "
+                "relevant" for m in asked if m.name == "auc"
+        for v in [result.users["auc"]] if np.isnan(v).any()}
+    if names and not len(p.plan.point_label):
+        undefined |= dict.fromkeys(names, f"{p.data.name} has no labelled pairs in the split")
+        result.values += [(name, "all", float("nan")) for name in names]
+    elif names:
+        kind = str(getattr(p.model, "score_kind", "other"))
+        values, why = pointwise.measure(set(names), p.plan.point_label, p.counts.points, kind)
+        undefined |= why
+        result.values += [(name, "all", values[name]) for name in names]
+        result.facts |= {"point_pairs": len(p.plan.point_label), "score_kind": kind,
+                         "point_positives": int(p.plan.point_label.sum())}
+    if undefined:
+        result.facts["undefined"] = undefined
+
+
+def _by_user_group(result: Evaluation, p: _Pass, asked: Sequence[Metric], made: Groups) -> None:
+    """Values of every per-user metric in each group; sizes, and which groups are too small."""
+    users = p.plan.users[:p.plan.n_evaluated]
+    result.users[f"group:{made.attribute}"] = made.label_of(p.data.n_genuine)[users]
+    sizes = result.facts.setdefault("group_sizes", {})
+    small = result.facts.setdefault("small_groups", {})
+    for label, weight in made.members.items():
+        name, size = f"{made.attribute}={label}", int((weight[users] > 0).sum())
+        sizes[name] = size
+        if size < SMALLEST:
+            small[name] = size
+    result.facts.setdefault("group_missing", {})[made.attribute] = made.missing(users)
+    for metric in asked:
+        if metric.spec.kind in ("user", "list"):
+            means = group_means(result.users[str(metric)], made, users)
+            result.values += [(str(metric), f"{made.attribute}={label}", value)
+                              for label, value in means.items()]
+
+
+def _by_item_group(result: Evaluation, p: _Pass, made: Groups) -> None:
+    """Share of all expected exposure that falls to each group of items, and their numbers."""
+    sizes = result.facts.setdefault("item_groups", {})
+    for label, weight in made.members.items():
+        sizes[f"{made.attribute}={label}"] = int((weight > 0).sum())
+    for place, k in enumerate(p.cutoffs):
+        exposure = p.counts.exposure(place)
+        total = max(float(exposure.sum()), 1e-300)
+        result.values += [(f"exposure@{k}", f"{made.attribute}={label}",
+                           float((exposure * weight).sum() / total))
+                          for label, weight in made.members.items()]

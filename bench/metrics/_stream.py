@@ -1,14 +1,13 @@
 """The pass over all scores: blocks of users, each ranked on the device, counts kept.
 
-What comes out are integers (ranks, and exposures and sums in fixed point), so that neither the
-size of the blocks nor the order of additions on a device can change a metric.
+What comes out are integers (ranks; exposures in fixed point), so that neither the size of the
+blocks nor the order of additions on a device can change a metric.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,46 +16,17 @@ from torch import Tensor
 
 from bench.data import Dataset
 from bench.errors import ScoreError
+from bench.metrics.counts import Counts
 from bench.metrics.plan import Plan
-from bench.metrics.ranks import Floats, Ints
+from bench.metrics.ranks import Ints
 
 if TYPE_CHECKING:
     from bench.api import Defense
     from bench.models.base import Recommender
 
-SCORES_PER_BLOCK = 1 << 22
-FIXED = 1 << 36  # one, in fixed point
+SCORES_PER_BLOCK = 1 << 21
+MOST_USERS = 1 << 16  # of a block, so that sums of fixed-point weights stay exact in float64
 WARM_UP_USERS = 64
-
-
-@dataclass
-class Counts:
-    """What one pass over the users of a plan found (P pairs, U users, C cut-offs, m items).
-
-    Attributes:
-        better, tied: per pair, eligible items scored higher, and as high (itself included), (P,).
-        eligible: per user, items that are not masked, (U,).
-        cut_better, cut_tied: the same two counts for the last item of the list of length K,
-            (U, C): which items are in the list is open where cut_better + cut_tied > K.
-        exposure: expected number of lists that hold an item, in units of 1/FIXED, for the
-            evaluated users and for the others, (2, C, m).
-        rank_sum: twice the expected ranks of an item, summed over users who do not have it
-            masked, (m,).
-        list_sum: per value column, the expected sum over a user's list, in the column's units,
-            (U, C).
-        seconds: time spent scoring, the warm-up left out. scored: users in that time.
-    """
-
-    better: Ints
-    tied: Ints
-    eligible: Ints
-    cut_better: Ints
-    cut_tied: Ints
-    exposure: Ints
-    rank_sum: Ints
-    list_sum: list[Ints] = field(default_factory=list)
-    seconds: float = 0.0
-    scored: int = 0
 
 
 def stream(model: Recommender, data: Dataset, plan: Plan, *, split: str, cutoffs: Sequence[int],
@@ -68,30 +38,32 @@ def stream(model: Recommender, data: Dataset, plan: Plan, *, split: str, cutoffs
         model: scores blocks of users on `model.ctx.device`.
         cutoffs: list lengths K.
         columns: integer values of items, (m,) each, to be summed over each user's list.
-        lists: whether exposures, item ranks and list sums are wanted; without them only the
-            pairs are ranked, which is faster.
+        lists: whether the cut-offs, exposures, item ranks and list sums are wanted; without
+            them only the pairs are ranked, which is faster, and nothing is timed.
         defense: re-ranks where it overrides `rerank`.
         block: users per block; 0 takes as many as keep SCORES_PER_BLOCK scores.
 
     Raises:
         ScoreError: a score is NaN or infinite, or the scores have another shape.
     """
-    n_users, m = len(plan.users), data.n_items
-    size = block or max(1, SCORES_PER_BLOCK // max(m, 1))
-    c = Counts(better=np.zeros(len(plan.pair_owner), np.int64),
-               tied=np.ones(len(plan.pair_owner), np.int64),
-               eligible=m - np.bincount(plan.known_owner, minlength=n_users).astype(np.int64),
-               cut_better=np.zeros((n_users, len(cutoffs)), np.int64),
-               cut_tied=np.zeros((n_users, len(cutoffs)), np.int64),
-               exposure=np.zeros((2, len(cutoffs), m), np.int64), rank_sum=np.zeros(m, np.int64),
-               list_sum=[np.zeros((n_users, len(cutoffs)), np.int64) for _ in columns])
+    size = min(block or max(1, SCORES_PER_BLOCK // max(data.n_items, 1)), MOST_USERS)
+    known = np.bincount(plan.known_owner, minlength=len(plan.users))
+    counts = Counts.zeros(len(plan.pair_owner), data.n_items - known, len(cutoffs), len(columns),
+                          data.n_items, len(plan.point_owner))
     source = _Source(model, data, split, defense)
     if lists:
         source.warm_up(plan.users[:WARM_UP_USERS])
+    index = [source.tensor(c) for c in columns]
     for start, stop in _blocks(plan, size):
-        _one_block(c, source, plan, start, stop, cutoffs, columns, lists)
-    c.seconds, c.scored = source.seconds, source.scored
-    return c
+        part = _Block(source, plan, start, stop, with_order=lists)
+        part.points(counts)
+        part.pairs(counts)
+        if lists:
+            part.item_ranks(counts)
+            for place, k in enumerate(cutoffs):
+                part.cutoff(counts, place, k, index)
+    counts.seconds, counts.scored = source.seconds, source.scored
+    return counts
 
 
 def _blocks(plan: Plan, size: int) -> list[tuple[int, int]]:
@@ -102,7 +74,8 @@ def _blocks(plan: Plan, size: int) -> list[tuple[int, int]]:
 
 
 class _Source:
-    """Scores of blocks of users, checked, with known items at −inf; and how long they took."""
+    """Scores of blocks of users, checked; re-ranked where a defense does that; and how long
+    that took."""
 
     def __init__(self, model: Recommender, data: Dataset, split: str,
                  defense: Defense | None) -> None:
@@ -114,37 +87,36 @@ class _Source:
         self.defense = defense if overrides else None
         self.seconds, self.scored = 0.0, 0
 
-    def warm_up(self, users: Ints) -> None:
-        """Score a few users untimed: caches fill, kernels are chosen."""
-        self.model.scores(self._tensor(users), self.split)
-
-    def _tensor(self, values: Ints) -> Tensor:
+    def tensor(self, values: Ints) -> Tensor:
         return torch.as_tensor(values, dtype=torch.long, device=self.device)
 
-    def block(self, users: Ints, rows: Ints, items: Ints) -> Tensor:
-        """Scores (B, m) of users (B,), −inf at the known pairs (rows, items)."""
-        from bench.training import synchronise
+    def warm_up(self, users: Ints) -> None:
+        """Score a few users untimed: caches fill, kernels are chosen."""
+        self.model.scores(self.tensor(users), self.split)
 
-        synchronise(self.device)
-        begin = time.perf_counter()
-        index = self._tensor(users)
-        scores = self.model.scores(index, self.split)  # (B, m)
+    def raw(self, users: Ints) -> Tensor:
+        """The model's scores of users (B,), a copy: float32 or float64, (B, m)."""
+        with _Watch(self):
+            scores = self.model.scores(self.tensor(users), self.split).detach()
+        scores = scores.to(self.device)
         self._check(scores, users, self._name())
-        scores = scores.detach().to(self.device)
         if scores.dtype not in (torch.float32, torch.float64):
             scores = scores.float()
-        scores = scores.clone(memory_format=torch.contiguous_format)
-        known = self._tensor(rows), self._tensor(items)
-        scores[known] = -torch.inf
-        if self.defense is not None:
-            scores = self.defense.rerank(scores, index, self.data)
-            self._check(scores.index_put(known, scores.new_zeros(())), users,
-                        f"rerank of {self.defense.label()}")
-            scores = scores.clone(memory_format=torch.contiguous_format)
-            scores[known] = -torch.inf
-        synchronise(self.device)
-        self.seconds += time.perf_counter() - begin
         self.scored += len(users)
+        return scores.clone(memory_format=torch.contiguous_format)
+
+    def reranked(self, scores: Tensor, users: Ints, known: tuple[Tensor, Tensor]) -> Tensor:
+        """The scores that the lists are made of, −inf at the known pairs (rows, items)."""
+        scores[known] = -torch.inf
+        if self.defense is None:
+            return scores
+        with _Watch(self):
+            scores = self.defense.rerank(scores, self.tensor(users), self.data)
+        scores = scores.clone(memory_format=torch.contiguous_format)
+        if scores.shape == (len(users), self.data.n_items):
+            scores[known] = 0.0  # whatever stands there is masked anyway
+        self._check(scores, users, f"re-ranking by {self.defense.label()}")
+        scores[known] = -torch.inf
         return scores
 
     def _name(self) -> str:
@@ -154,16 +126,154 @@ class _Source:
     def _check(self, scores: Tensor, users: Ints, who: str) -> None:
         shape = (len(users), self.data.n_items)
         if tuple(scores.shape) != shape:
-            raise ScoreError(f"{who}: scores have shape {tuple(scores.shape)}, {shape} (users, "
-                             "items) is needed")
+            raise ScoreError(f"{who}: the scores have shape {tuple(scores.shape)}, and {shape} "
+                             "(users, items) is needed")
         finite = torch.isfinite(scores)
         if not bool(finite.all()):
             bad = (~finite).sum(dim=1).cpu().numpy()  # (B,)
             first = int(np.flatnonzero(bad)[0])
             raise ScoreError(
-                f"{who}: {int(bad.sum())} of {scores.numel()} scores are NaN or infinite, the "
-                f"first for user {self.data.user_ids[int(users[first])]!r} ({int(bad[first])} "
-                "items); such scores have no rank, look for a diverged training")
+                f"{who}: {int(bad.sum())} of {scores.numel()} scores of a block are NaN or "
+                f"infinite, the first {int(bad[first])} for user "
+                f"{self.data.user_ids[int(users[first])]!r}; they have no rank, look for a "
+                "training that diverged (lower learning_rate)")
+
+
+class _Watch:
+    """Adds the time spent inside, the device waited for, to the source's seconds."""
+
+    def __init__(self, source: _Source) -> None:
+        self.source = source
+
+    def __enter__(self) -> None:
+        from bench.training import synchronise
+
+        synchronise(self.source.device)
+        self.begin = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        from bench.training import synchronise
+
+        synchronise(self.source.device)
+        self.source.seconds += time.perf_counter() - self.begin
+
+
+class _Block:
+    """The users start … stop of a plan, scored and sorted.
+
+    `scores` are in the order of items, `values` ascending within a row (known items first, at
+    −inf), `order` the items in that order; all (B, m).
+    """
+
+    def __init__(self, source: _Source, plan: Plan, start: int, stop: int,
+                 with_order: bool) -> None:
+        self.plan, self.start, self.stop, self.tensor = plan, start, stop, source.tensor
+        users = plan.users[start:stop]
+        raw = source.raw(users)  # (B, m)
+        self.point_values = self._at(raw, plan.point_owner, plan.point_item)
+        rows, items = self._pairs(plan.known_owner, plan.known_item)
+        self.scores = source.reranked(raw, users, (rows, items))  # (B, m)
+        self.known = torch.bincount(rows, minlength=len(users))  # (B,)
+        self.values, self.order = _sort(self.scores, with_order)
+
+    def _span(self, owners: Ints) -> slice:
+        first, last = np.searchsorted(owners, [self.start, self.stop])
+        return slice(int(first), int(last))
+
+    def _pairs(self, owners: Ints, items: Ints) -> tuple[Tensor, Tensor]:
+        span = self._span(owners)
+        return self.tensor(owners[span] - self.start), self.tensor(items[span])
+
+    def _at(self, scores: Tensor, owners: Ints, items: Ints) -> Tensor:
+        rows, columns = self._pairs(owners, items)
+        return scores[rows, columns]
+
+    def points(self, counts: Counts) -> None:
+        """The model's own scores of the labelled pairs."""
+        counts.points[self._span(self.plan.point_owner)] = self.point_values.double().cpu()
+
+    def pairs(self, counts: Counts) -> None:
+        """Eligible items scored higher and equal, for each pair asked."""
+        span = self._span(self.plan.pair_owner)
+        rows, items = self._pairs(self.plan.pair_owner, self.plan.pair_item)
+        if not len(rows):
+            return
+        many = torch.bincount(rows, minlength=len(self.values))  # (B,)
+        place = torch.arange(len(rows), device=rows.device) - (many.cumsum(0) - many)[rows]
+        asked = self.values.new_zeros(len(many), int(many.max()))  # (B, most pairs of a user)
+        asked[rows, place] = self.scores[rows, items]
+        low, high = self._bounds(asked)
+        counts.better[span] = (self.values.shape[1] - high)[rows, place].cpu()
+        counts.tied[span] = (high - low)[rows, place].cpu()
+
+    def _bounds(self, asked: Tensor) -> tuple[Tensor, Tensor]:
+        """First place, and first place after, of values asked per row in the sorted rows."""
+        return (torch.searchsorted(self.values, asked),
+                torch.searchsorted(self.values, asked, right=True))
+
+    def item_ranks(self, counts: Counts) -> None:
+        """Twice the expected rank g + (t+1)/2 of every item, added up over these users."""
+        assert self.order is not None
+        b, m = self.values.shape
+        place = torch.arange(m, device=self.values.device)  # (m,)
+        eligible = place >= self.known[:, None]  # (B, m)
+        new = torch.ones_like(eligible)
+        torch.ne(self.values[:, 1:], self.values[:, :-1], out=new[:, 1:])
+        if bool((new | ~eligible | (place == self.known[:, None])).all()):  # no ties
+            twice = (2 * (m - place)).double().expand(b, m)  # (B, m)
+        else:
+            first = new.flatten().nonzero()[:, 0]  # runs of equal values; none crosses a row
+            run = new.flatten().cumsum(0) - 1  # (B·m,)
+            edge = torch.cat([first, first.new_tensor([b * m])])
+            ends = (edge[run] + edge[run + 1]).view(b, m)
+            offset = torch.arange(b, device=ends.device)[:, None] * (2 * m)  # (B, 1)
+            twice = (2 * m + 1 + offset - ends).double()  # (B, m)
+        twice = twice * eligible
+        summed = torch.bincount(self.order.flatten(), weights=twice.flatten(), minlength=m)
+        counts.rank_sum += summed.cpu().numpy().astype(np.int64)  # integers below 2^53: exact
+
+    def cutoff(self, counts: Counts, place: int, k: int, columns: Sequence[Tensor]) -> None:
+        """Which items the lists of length k hold: for sure, and with which probability."""
+        m = self.values.shape[1]
+        last = torch.clamp(torch.maximum(self.known, self.known.new_tensor(m - k)), max=m - 1)
+        edge = self.values.gather(1, last[:, None])  # (B, 1), the last value in the list
+        edge[self.known == m] = torch.inf  # nothing is left to recommend
+        low, high = (x[:, 0] for x in self._bounds(edge))  # (B,) each
+        better, tied = m - high, high - low
+        users = slice(self.start, self.stop)
+        counts.cut_better[users, place] = better.cpu()
+        counts.cut_tied[users, place] = tied.cpu()
+        part = 0 if self.start < self.plan.n_evaluated else 1
+        sure = (self.scores >= edge).sum(dim=0)  # (m,)
+        open_ = (better + tied > k).nonzero()[:, 0]  # (S,) users whose boundary is tied
+        tie = (self.scores[open_] == edge[open_])  # (S, m)
+        counts.sure[part, place] += (sure - tie.sum(dim=0)).cpu().numpy()
+        if len(open_):
+            weights = Counts.weights(better[open_].cpu().numpy(), tied[open_].cpu().numpy(), k)
+            summed = torch.as_tensor(weights, device=tie.device) @ tie.double()  # (2, m)
+            added = summed.cpu().numpy().astype(np.int64)  # integers below 2^53: exact
+            counts.chance[part, place] += added[0]
+            counts.miss[part, place] += added[1]
+        if columns:
+            self._list_sums(counts, place, k, columns, torch.where(
+                better + tied > k, better, better + tied), open_, low, high)
+
+    def _list_sums(self, counts: Counts, place: int, k: int, columns: Sequence[Tensor],
+                   certain: Tensor, open_: Tensor, low: Tensor, high: Tensor) -> None:
+        """Sums of item values over what is surely in the list, and over the items tied at its
+        end; `certain` (B,) says how many are sure."""
+        assert self.order is not None
+        users = slice(self.start, self.stop)
+        top = self.order[:, -k:].flip(1)  # (B, min(k, m)), best first
+        for at, column in enumerate(columns):
+            sums = torch.nn.functional.pad(column[top].cumsum(1), (1, 0))  # (B, min(k, m) + 1)
+            counts.sure_sum[at, users, place] = sums.gather(1, certain[:, None])[:, 0].cpu()
+            if len(open_):
+                run = torch.nn.functional.pad(column[self.order[open_]].cumsum(1), (1, 0))
+                ends = [run.gather(1, x[open_, None])[:, 0] for x in (high, low)]  # (S,) each
+                tied = torch.zeros_like(certain)
+                tied[open_] = ends[0] - ends[1]
+                counts.open_sum[at, users, place] = tied.cpu()
 
 
 def _sort(scores: Tensor, with_order: bool) -> tuple[Tensor, Tensor | None]:
@@ -175,28 +285,3 @@ def _sort(scores: Tensor, with_order: bool) -> tuple[Tensor, Tensor | None]:
         return torch.from_numpy(np.sort(scores.numpy(), axis=1)), None
     order = torch.from_numpy(np.argsort(scores.numpy(), axis=1))
     return scores.gather(1, order), order
-
-
-def _one_block(c: Counts, source: _Source, plan: Plan, start: int, stop: int,
-               cutoffs: Sequence[int], columns: Sequence[Ints], lists: bool) -> None:
-    k0, k1 = np.searchsorted(plan.known_owner, [start, stop])
-    p0, p1 = np.searchsorted(plan.pair_owner, [start, stop])
-    known_rows, known_items = plan.known_owner[k0:k1] - start, plan.known_item[k0:k1]
-    scores = source.block(plan.users[start:stop], known_rows, known_items)  # (B, m)
-    values, order = _sort(scores, lists)  # (B, m) ascending, −inf first
-    pair = [source._tensor(x) for x in (plan.pair_owner[p0:p1] - start, plan.pair_item[p0:p1])]
-    c.better[p0:p1], c.tied[p0:p1] = _rank_pairs(scores, values, pair[0], pair[1])
-
-
-def _rank_pairs(scores: Tensor, values: Tensor, rows: Tensor, items: Tensor) -> tuple[Ints, Ints]:
-    """Higher and equal eligible scores for pairs sorted by row, (P,) each."""
-    m = values.shape[1]
-    if not len(rows):
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    counts = torch.bincount(rows, minlength=len(values))  # (B,)
-    place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-    asked = values.new_zeros(len(values), int(counts.max()))  # (B, most pairs of a user)
-    asked[rows, place] = scores[rows, items]
-    low = torch.searchsorted(values, asked)[rows, place]  # (P,)
-    high = torch.searchsorted(values, asked, right=True)[rows, place]  # (P,)
-    return (m - high).cpu().numpy(), (high - low).cpu().numpy()

@@ -19,7 +19,8 @@ class Spec:
         kind: "user" (a value per user from the ranks of its relevant items), "list" (a value
             per user from the items in its list), "catalogue" (one value from all lists),
             "target" (one value for the target items), "point" (one value from labelled pairs).
-        cutoff: whether "@K" must ("required"), may ("optional") or may not ("none") follow.
+        cutoff: whether "@K", a list of K items, must ("required"), may ("optional") or may not
+            ("none") follow.
         better: "high", "low", or "" where neither is better.
         user: for kind "user", the function of ranks and K.
     """
@@ -34,6 +35,25 @@ METRICS: dict[str, Spec] = {
     "hr": Spec("user", "required", user=accuracy.hr),
     "ndcg": Spec("user", "required", user=accuracy.ndcg),
     "recall": Spec("user", "required", user=accuracy.recall),
+    "precision": Spec("user", "required", user=accuracy.precision),
+    "f1": Spec("user", "required", user=accuracy.f1),
+    "mrr": Spec("user", "optional", user=accuracy.mrr),
+    "map": Spec("user", "optional", user=accuracy.average_precision),
+    "auc": Spec("user", "none", user=accuracy.auc),
+    "novelty": Spec("list", "required"),
+    "arp": Spec("list", "required", better=""),
+    "aplt": Spec("list", "required", better=""),
+    "aplt-all": Spec("list", "required", better=""),
+    "coverage": Spec("catalogue", "required"),
+    "gini": Spec("catalogue", "required", better="low"),
+    "target-hr": Spec("target", "required", better=""),
+    "target-rank": Spec("target", "none", better=""),
+    "point-auc": Spec("point", "none"),
+    "point-pr-auc": Spec("point", "none"),
+    "point-accuracy": Spec("point", "none"),
+    "point-precision": Spec("point", "none"),
+    "point-recall": Spec("point", "none"),
+    "point-f1": Spec("point", "none"),
 }
 
 

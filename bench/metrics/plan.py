@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from bench.data import Dataset, Interactions
 from bench.metrics.ranks import Ints
 
+Flags = npt.NDArray[np.bool_]
 MASKS = ("known", "none")
 
 
@@ -22,6 +24,8 @@ class Plan:
         known_owner, known_item: pairs to mask, sorted by owner; an owner is a place in `users`.
         pair_owner, pair_item: pairs of any split that are not masked, sorted by owner.
         relevant: whether such a pair is a positive of the split evaluated.
+        point_owner, point_item, point_label: labelled pairs of the split (1 liked, 0 disliked),
+            sorted by owner; none where the data has no labels.
         skipped: genuine users without a positive in the split.
         repeats: positives of the split that are masked, since the user took them before.
     """
@@ -32,7 +36,10 @@ class Plan:
     known_item: Ints
     pair_owner: Ints
     pair_item: Ints
-    relevant: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    relevant: Flags
+    point_owner: Ints
+    point_item: Ints
+    point_label: Ints
     skipped: int
     repeats: int
 
@@ -42,8 +49,9 @@ class Plan:
         known = slice(0, int(np.searchsorted(self.known_owner, n)))
         keep = self.relevant  # users who are not evaluated have none
         return Plan(self.users[:n], n, self.known_owner[known], self.known_item[known],
-                    self.pair_owner[keep], self.pair_item[keep], keep[keep], self.skipped,
-                    self.repeats)
+                    self.pair_owner[keep], self.pair_item[keep], keep[keep],
+                    self.point_owner[:0], self.point_item[:0], self.point_label[:0],
+                    self.skipped, self.repeats)
 
 
 def make_plan(data: Dataset, split: str, mask: str = "known") -> Plan:
@@ -75,5 +83,10 @@ def make_plan(data: Dataset, split: str, mask: str = "known") -> Plan:
     known_owner, known_item, _ = placed(known)
     pair_owner, pair_item, order = placed(pairs)
     relevant = np.isin(pairs, found, assume_unique=True)[order]
+    rows: Interactions = getattr(data, split)
+    labelled = np.empty(0, np.int64) if rows.labels is None else rows.users * m + rows.items
+    point_owner, point_item, point_order = placed(labelled)
+    labels = np.empty(0, np.int64) if rows.labels is None else rows.labels.astype(np.int64)
     return Plan(users, len(evaluated), known_owner, known_item, pair_owner, pair_item, relevant,
-                len(others), len(truth) - len(found))
+                point_owner, point_item, labels[point_order], len(others),
+                len(truth) - len(found))
