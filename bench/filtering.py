@@ -11,6 +11,7 @@ import numpy.typing as npt
 from bench.data import Floats, Interactions, Ints
 
 Mask = npt.NDArray[np.bool_]
+Labels = npt.NDArray[np.int8]
 
 DUPLICATES = ("last", "first", "best", "error")
 
@@ -24,7 +25,7 @@ def one_per_pair(rows: Interactions, keep: str = "last") -> Mask:
     """
     if not len(rows):
         return np.zeros(0, bool)
-    pairs = rows.users * (rows.items.max() + 1) + rows.items
+    pairs = _pairs(rows)
     keys = [c for c in (rows.times, *((rows.ratings, rows.labels) if keep == "best" else ()))
             if c is not None]
     order = np.lexsort((*keys, pairs))  # stable: equal keys stay in row order
@@ -35,8 +36,23 @@ def one_per_pair(rows: Interactions, keep: str = "last") -> Mask:
     return mask
 
 
+def one_part_per_pair(rows: Interactions, parts: npt.NDArray[np.int8], keep: str) -> Mask:
+    """Rows of a pair that stands in several parts: only those of its first or last part."""
+    if not len(rows):
+        return np.zeros(0, bool)
+    _, pair = np.unique(_pairs(rows), return_inverse=True)
+    if keep == "first":
+        chosen = np.full(pair.max() + 1, np.iinfo(np.int8).max, np.int8)
+        np.minimum.at(chosen, pair, parts)
+    else:
+        chosen = np.full(pair.max() + 1, -1, np.int8)
+        np.maximum.at(chosen, pair, parts)
+    mask: Mask = parts == chosen[pair]
+    return mask
+
+
 def repeated_pair(rows: Interactions) -> tuple[int, int] | None:
-    """(earlier row, later row) of the first row whose pair has stood before, or None."""
+    """(earlier row, later row) of the first row whose pair stands in a row before, or None."""
     mask = one_per_pair(Interactions(rows.users, rows.items), "first")
     if mask.all():
         return None
@@ -62,9 +78,15 @@ def users_with_at_most(rows: Interactions, most: int) -> Mask:
     return np.bincount(rows.users)[rows.users] <= most
 
 
-def liked(ratings: Floats, threshold: float) -> npt.NDArray[np.int8]:
+def liked(ratings: Floats, threshold: float) -> Labels:
     """1 where the rating reaches the threshold, 0 below it."""
     return (ratings >= threshold).astype(np.int8)
+
+
+def _pairs(rows: Interactions) -> Ints:
+    """One number per (user, item) pair, equal for equal pairs."""
+    pairs: Ints = rows.users * (rows.items.max() + 1) + rows.items
+    return pairs
 
 
 def used(column: Ints, n: int) -> Mask:

@@ -7,39 +7,18 @@ All of it happens before any injection, and every row that goes is counted in `D
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from bench import filtering
 from bench.api import Dataset, DatasetPlugin, Interactions, param
-from bench.data import Floats, Ints, check
+from bench.data import Ints, check
 from bench.errors import InputError
 from bench.filtering import Mask
-from bench.splits import SPLITS, TEST, TRAIN, VALID, Parts, split_rows
-
-
-@dataclass(frozen=True)
-class Log:
-    """Interactions as a file tells them: outside ids, not yet numbered.
-
-    Attributes:
-        users, items: outside ids, one per row.
-        ratings, times: float64 (rows,), or None.
-        labels: int8 (rows,), 1 liked and 0 not, or None.
-        parts: int8 (rows,) where files give the split (see `bench.splits`), or None.
-        notes: what was counted while reading.
-    """
-
-    users: Sequence[str]
-    items: Sequence[str]
-    ratings: Floats | None = None
-    times: Floats | None = None
-    labels: npt.NDArray[np.int8] | None = None
-    parts: Parts | None = None
-    notes: Mapping[str, int] = field(default_factory=dict)
+from bench.logs import Log
+from bench.splits import SPLITS, TEST, TRAIN, VALID, Parts, hold_out_newest, split_rows
 
 
 class PreparedDataset(DatasetPlugin):
@@ -57,20 +36,39 @@ class PreparedDataset(DatasetPlugin):
     duplicates: str = param("last", "which row of a (user, item) pair is kept: last or first in "
                             "time, best (highest label, then rating), or error",
                             choices=filtering.DUPLICATES)
+    max_user_rows: int = param(0, "users with more rows than this are dropped as outliers; 0: "
+                               "nobody is", low=0)
     k_core: int = param(0, "users and items with fewer rows are dropped, again and again", low=0)
 
-    def prepare(self, log: Log, rating_scale: tuple[float, float] | None = None) -> Dataset:
-        """The log filtered and split; users and items in the order of their ids, no attributes."""
+    def prepare(self, log: Log, rating_scale: tuple[float, float] | None = None,
+                overlap: str = "error", valid_rows: int = 0) -> Dataset:
+        """The log filtered and split; users and items in the order of their ids, no attributes.
+
+        Args:
+            log: rows as read.
+            rating_scale: lowest and highest possible rating, where there are ratings.
+            overlap: for given parts, what to do with pairs in two of them: "error", "keep-first"
+                (they leave the later part) or "keep-last" (they leave the earlier part).
+            valid_rows: for given parts, newest train rows per user that become validation.
+
+        Raises:
+            InputError: a rule is broken, or nothing is left to train on or to test.
+        """
         sieve = _Sieve.of(log)
+        sieve.drop_outliers(self.max_user_rows)
         sieve.one_per_pair(self.duplicates)
+        sieve.no_overlap(overlap)
         sieve.label(self.threshold, drop=self.below == "drop")
         sieve.k_core(self.k_core)
+        if not len(sieve.rows):
+            raise InputError(f"dataset {self.name!r}: no row is left after filtering",
+                             hint="; ".join(f"{k}: {n:,}" for k, n in sieve.notes.items()))
         if sieve.parts is None:
-            if not len(sieve.rows):
-                raise InputError(f"dataset {self.name!r}: no row is left after filtering",
-                                 hint="lower the rating threshold or the k-core")
             sieve.parts = split_rows(sieve.rows, self.split, ratios=self.ratios, last=self.last,
                                      seed=self.split_seed)
+        elif valid_rows:
+            train = sieve.parts == TRAIN
+            sieve.parts[train] = hold_out_newest(sieve.rows[train], valid_rows, self.split_seed)
         sieve.drop_strangers()
         return check(sieve.dataset(self.name).replace(
             rating_scale=rating_scale if log.ratings is not None else None,
@@ -85,6 +83,8 @@ class _Sieve:
     user_ids: list[str]
     item_ids: list[str]
     parts: Parts | None
+    log: Log
+    read: Ints  # which row of the log each row is
     notes: dict[str, int]
 
     @classmethod
@@ -92,24 +92,53 @@ class _Sieve:
         users, user_ids = number(log.users)
         items, item_ids = number(log.items)
         rows = Interactions(users, items, log.ratings, log.times, log.labels)
-        return cls(rows, user_ids, item_ids, log.parts, {"rows read": len(rows), **log.notes})
+        parts = None if log.parts is None else log.parts.copy()
+        return cls(rows, user_ids, item_ids, parts, log, np.arange(len(rows)),
+                   {"rows read": len(rows), **log.notes})
 
     def keep(self, mask: Mask, note: str) -> None:
         self.notes[note] = int((~mask).sum())
         if not mask.all():
-            self.rows = self.rows[mask]
+            self.rows, self.read = self.rows[mask], self.read[mask]
             self.parts = None if self.parts is None else self.parts[mask]
 
+    def drop_outliers(self, most: int) -> None:
+        if most:
+            before = len(np.unique(self.rows.users))
+            self.keep(filtering.users_with_at_most(self.rows, most), "rows dropped as outliers")
+            self.notes["users dropped as outliers"] = before - len(np.unique(self.rows.users))
+
     def one_per_pair(self, keep: str) -> None:
-        if keep == "error":
-            pair = filtering.repeated_pair(self.rows)
-            if pair is not None:
-                user, item = self.rows.users[pair[1]], self.rows.items[pair[1]]
-                raise InputError(f"user {self.user_ids[user]!r} has item {self.item_ids[item]!r} "
-                                 "more than once", key="duplicates",
-                                 hint="set duplicates to last, first or best")
-        mask = filtering.one_per_pair(self.rows, "last" if keep == "error" else keep)
+        """Within each part, where parts are given."""
+        mask = np.zeros(len(self.rows), bool)
+        parts = np.zeros(len(self.rows), np.int8) if self.parts is None else self.parts
+        for part in np.unique(parts):
+            own = np.flatnonzero(parts == part)
+            if keep == "error":
+                self._refuse_repeated(own, "duplicates", "last, first or best")
+            mask[own] = filtering.one_per_pair(self.rows[own], keep)
         self.keep(mask, "rows dropped as duplicate pairs")
+
+    def no_overlap(self, rule: str) -> None:
+        if self.parts is None:
+            return
+        if rule == "error":
+            self._refuse_repeated(np.arange(len(self.rows)), "overlap", "keep-first or keep-last")
+        mask = filtering.one_part_per_pair(self.rows, self.parts, rule.removeprefix("keep-"))
+        self.keep(mask, "rows dropped, pair in another part too")
+
+    def _refuse_repeated(self, own: Ints, key: str, ways: str) -> None:
+        """InputError with both places if a pair stands twice among these rows."""
+        pair = filtering.repeated_pair(self.rows[own])
+        if pair is None:
+            return
+        user, item = (ids[column[own[pair[1]]]] for ids, column in (
+            (self.user_ids, self.rows.users), (self.item_ids, self.rows.items)))
+        earlier, later = ((None, None) if self.log.where is None else
+                          self.log.where(int(self.read[own[n]])) for n in pair)
+        before = "" if earlier[0] is None else f", first at {earlier[0]}:{earlier[1]}"
+        raise InputError(f"user {user!r} has item {item!r} a second time{before}", file=later[0],
+                         line=later[1], key=key, hint=f"set {key} to {ways}")
 
     def label(self, threshold: float | None, drop: bool) -> None:
         if threshold is None:

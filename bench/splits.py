@@ -62,6 +62,16 @@ def leave_last_out(rows: Interactions, test: int = 1, valid: int = 1) -> Parts:
                      enough=test + valid + 1)
 
 
+def hold_out_newest(rows: Interactions, valid: int, seed: int) -> Parts:
+    """Each user's newest `valid` rows are for validation; drawn at random where there are no
+    times. Users with no more rows than that keep all of them in train."""
+    key = rows.times if rows.times is not None else \
+        Context(seed).stream("split", "hold-out").random(len(rows))
+    newer, count = _places(rows, key)
+    return _from_end(newer, count, np.full(len(rows), valid), np.zeros(len(rows), np.int64),
+                     enough=valid + 1)
+
+
 def ratio_by_time(rows: Interactions, ratios: Sequence[float]) -> Parts:
     """Each user's newest share of rows is for testing, the share before it for validation.
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import re
+import itertools
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from bench.data import Ints
 from bench.errors import InputError, nearest
@@ -36,7 +35,8 @@ class Table:
         header: names of the columns, or None.
         columns: one list of texts per column, all of one length.
         lines: line number of each row in the file, counted from 1, shape (rows,).
-        uneven: line -> number of fields, for lines that have another number than the others.
+        uneven: line -> its number of fields, for lines left out since they have more or fewer
+            than the first.
     """
 
     path: Path
@@ -124,6 +124,16 @@ def guess_separator(path: Path, text: str) -> str:
     return next((s for s in (own, *_GUESSES) if s in first), own)
 
 
+def the_separator(path: Path, text: str, separator: str) -> str:
+    """What `separator` stands for: a guess, a named one, or itself."""
+    if not separator or "\n" in separator or '"' in separator:
+        raise InputError(f"{separator!r} cannot separate fields", key="separator",
+                         hint=f"auto, {', '.join(SEPARATORS)}, or the text itself, such as ::")
+    if separator == "auto":
+        return guess_separator(path, text)
+    return SEPARATORS.get(separator, separator)
+
+
 def read_table(path: Path, *, separator: str = "auto", header: bool | None = None,
                by_name: bool = False, encoding: str = "utf-8") -> Table:
     """A delimited file as columns of text.
@@ -140,43 +150,54 @@ def read_table(path: Path, *, separator: str = "auto", header: bool | None = Non
         InputError: the file is empty, binary, damaged, of another encoding, or has no rows.
     """
     text = read_text(path, encoding)
-    mark = guess_separator(path, text) if separator == "auto" else \
-        SEPARATORS.get(separator, separator)
+    mark = the_separator(path, text, separator)
     quoted = mark in (",", ";") and '"' in text
-    rows, lines = _quoted(path, text, mark) if quoted else _plain(text, mark)
-    width = len(rows[0])
-    has_header = by_name if header is None else header
-    if header is None and not by_name and len(rows) > 1:
-        has_header = not any(map(_is_number, rows[0])) and any(map(_is_number, rows[1]))
-    names = tuple(rows[0]) if has_header else None
-    start = int(has_header)
-    if len(rows) == start:
+    columns, lines, uneven = _quoted(path, text, mark) if quoted else _plain(text, mark)
+    if header is None and not by_name and len(lines) > 1:
+        first, second = ([c[n] for c in columns] for n in (0, 1))
+        header = not any(map(is_number, first)) and any(map(is_number, second))
+    if not (by_name if header is None else header):
+        return Table(path, None, columns, lines, uneven)
+    if len(lines) + len(uneven) == 1:
         raise InputError("the file has a header and no rows", file=path)
-    uneven = {int(line): len(row) for row, line in zip(rows, lines) if len(row) != width}
-    even = [row for row in rows[start:] if len(row) == width] if uneven else rows[start:]
-    columns = [list(c) for c in zip(*even)] if even else [[] for _ in range(width)]
-    kept = lines[start:]
-    return Table(path, names, columns, kept[~np.isin(kept, list(uneven))] if uneven else kept,
-                 uneven)
+    return Table(path, tuple(c[0] for c in columns), [c[1:] for c in columns], lines[1:], uneven)
 
 
-def _plain(text: str, mark: str) -> tuple[list[list[str]], Ints]:
-    """Rows of fields, and the line each stands on."""
+def read_lists(path: Path, *, separator: str = "auto",
+               encoding: str = "utf-8") -> tuple[list[list[str]], Ints]:
+    """The fields of each line, however many, and the number of each line (blank ones skipped)."""
+    text = read_text(path, encoding)
+    mark = the_separator(path, text, separator)
+    numbered = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    fields = [line.split() if mark == " " else [f.strip() for f in line.split(mark)]
+              for _, line in numbered]
+    return fields, np.array([n for n, _ in numbered], np.int64)
+
+
+Cut = tuple[list[list[str]], Ints, dict[int, int]]
+"""Columns, the line of each row, and the lines of another width than the first with theirs."""
+
+
+def _plain(text: str, mark: str) -> Cut:
+    """Cut at every separator: one split of the whole text, which is fast."""
     if mark == " ":
-        text = re.sub(r"[ \t]+", " ", text)
+        text = "\n".join([" ".join(line.split()) for line in text.split("\n")])
     elif len(mark) > 1:
         text, mark = text.replace(mark, _UNIT), _UNIT
-    numbered = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-    lines = np.array([n for n, _ in numbered], np.int64)
-    if mark == " ":
-        return [line.strip().split(" ") for _, line in numbered], lines
-    if " " in text:
-        return [[f.strip() for f in line.split(mark)] for _, line in numbered], lines
-    return [line.split(mark) for _, line in numbered], lines
+    rows = text.split("\n")
+    filled = np.array([bool(row) and not row.isspace() for row in rows])
+    widths = np.array([row.count(mark) + 1 for row in rows], np.int64)
+    width = int(widths[np.argmax(filled)])
+    even = filled & (widths == width)
+    fields = mark.join(itertools.compress(rows, even)).split(mark)
+    if mark != " " and " " in text:
+        fields = [f.strip() for f in fields]
+    uneven = {int(n) + 1: int(widths[n]) for n in np.flatnonzero(filled & ~even)}
+    return [fields[n::width] for n in range(width)], np.flatnonzero(even) + 1, uneven
 
 
-def _quoted(path: Path, text: str, mark: str) -> tuple[list[list[str]], Ints]:
-    """As `_plain`, with quotes around fields that hold separators, quotes or line ends."""
+def _quoted(path: Path, text: str, mark: str) -> Cut:
+    """Cut where quotes may hold separators, quotes and line ends: row by row."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
     rows: list[list[str]] = []
     lines: list[int] = []
@@ -190,20 +211,19 @@ def _quoted(path: Path, text: str, mark: str) -> tuple[list[list[str]], Ints]:
     except csv.Error as error:
         raise InputError(f"a quoted field goes wrong: {error}", file=path, line=before + 1,
                          hint="quotes inside a quoted field are doubled") from error
-    return rows, np.array(lines, np.int64)
+    if not rows:
+        raise InputError("the file is empty", file=path)
+    width = len(rows[0])
+    even = np.array([len(row) == width for row in rows])
+    uneven = {lines[n]: len(rows[n]) for n in np.flatnonzero(~even)}
+    columns = [list(column) for column in zip(*itertools.compress(rows, even))]
+    return columns, np.array(lines, np.int64)[even], uneven
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether it reads as a number; 1_000, which Python takes, does not."""
     try:
         float(text)
     except ValueError:
         return False
-    return True
-
-
-def numbers(texts: list[str]) -> npt.NDArray[np.float64]:
-    """Each text as a number, NaN where it is none."""
-    try:
-        return np.array(list(map(float, texts)), np.float64)
-    except ValueError:
-        return np.array([float(t) if _is_number(t) else np.nan for t in texts], np.float64)
+    return "_" not in text

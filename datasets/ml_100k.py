@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from bench.api import Dataset
+from bench.columns import numbers
 from bench.data import KnowledgeGraph
 from bench.errors import InputError
-from bench.prepare import Log, PreparedDataset
-from bench.tables import find_file, numbers, read_table
+from bench.logs import Log
+from bench.prepare import PreparedDataset
+from bench.tables import find_file, read_table
 
 
 class ML100K(PreparedDataset):
