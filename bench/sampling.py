@@ -17,6 +17,7 @@ from torch import Tensor
 from bench.context import Context
 from bench.data import Dataset, Interactions
 
+_AT_ONCE = 1 << 17  # rows whose negatives are drawn together
 _ROUNDS = 16  # draws by rejection; whoever still has a positive then is drawn from the free items
 
 
@@ -83,11 +84,14 @@ class Rows:
         at = torch.searchsorted(self._taken, key).clamp_max(len(self._taken) - 1)
         return self._taken[at] == key
 
-    def negatives(self, users: Tensor, items: Tensor, epoch: int, count: int = 1) -> Tensor:
+    def negatives(self, users: Tensor, items: Tensor, epoch: int | Tensor,
+                  count: int = 1) -> Tensor:
         """`count` uniform negatives per row that the user did not take: (B, count).
 
-        A user who took the whole catalogue has no negative: there any item is given.
+        `epoch` may be a number per row, (B,), where rows stand several times in an epoch. A user
+        who took the whole catalogue has no negative: there any item is given.
         """
+        epoch = epoch[:, None] if isinstance(epoch, Tensor) else epoch
         slot = torch.arange(count, device=users.device)  # (count,)
         keys = hash_rows(self.seed, users[:, None], items[:, None], epoch, slot)  # (B, count)
         owner = users[:, None].expand_as(keys).flatten()  # (B · count,)
@@ -119,12 +123,44 @@ class Rows:
     def pairs(self, epoch: int, size: int, negatives: int = 1) -> Iterator[dict[str, Tensor]]:
         """Batches of (users, items, negatives): (B,) each; a row stands once per negative."""
         order = self.order(epoch)
+        group = max(_AT_ONCE // size, 1) * size  # drawn together: many small draws cost more
+        for first in range(0, len(order), group):
+            pick = order[first:first + group]
+            users, items = self.users[pick], self.items[pick]  # (G,) each
+            drawn = self.negatives(users, items, epoch, negatives)  # (G, negatives)
+            for start in range(0, len(pick), size):
+                part = slice(start, start + size)
+                yield {"users": users[part].repeat_interleave(negatives),
+                       "items": items[part].repeat_interleave(negatives),
+                       "negatives": drawn[part].flatten()}
+
+    def user_runs(self, epoch: int, size: int, buffer: int = 10) -> Iterator[dict[str, Tensor]]:
+        """Batches as `pairs` makes them, of users drawn with replacement.
+
+        As many users as there are are drawn, so that an epoch leaves out about 37 % of them; all
+        rows of a drawn user come together and are shuffled within about `buffer` batches only.
+        A batch then holds many rows of few users, which trains more slowly. The sampler of the
+        AMF code (Anelli et al., RecSys 2021).
+        """
+        held = torch.unique(self.users)
+        place = torch.arange(len(held), device=held.device)
+        drawn = held[hash_rows(self.seed ^ 0x2545F491, place, epoch) % len(held)]  # (U,)
+        by_user = self.users.argsort(stable=True)
+        count = torch.bincount(self.users, minlength=int(held.max()) + 1)
+        first = count.cumsum(0) - count
+        long = count[drawn]  # (U,)
+        run = torch.repeat_interleave(place, long)  # (R,), which draw a row belongs to
+        at = torch.arange(len(run), device=held.device)
+        rows = by_user[first[drawn][run] + at - (long.cumsum(0) - long)[run]]  # (R,)
+        users, items = self.users[rows], self.items[rows]
+        # a buffer from which a random row leaves at each step: a row waits about Exp(buffer rows)
+        uniform = (hash_rows(self.seed, users, items, epoch, run) + 1).double() / 2.0**63
+        leaves = (at - buffer * size).clamp_min(0) - buffer * size * uniform.log()
+        negatives = self.negatives(users, items, epoch + (run << 32))[:, 0]  # (R,)
+        order = leaves.argsort(stable=True)
         for start in range(0, len(order), size):
             pick = order[start:start + size]
-            users, items = self.users[pick], self.items[pick]
-            drawn = self.negatives(users, items, epoch, negatives)  # (B, negatives)
-            yield {"users": users.repeat_interleave(negatives),
-                   "items": items.repeat_interleave(negatives), "negatives": drawn.flatten()}
+            yield {"users": users[pick], "items": items[pick], "negatives": negatives[pick]}
 
     def points(self, epoch: int, size: int, negatives: int = 1) -> Iterator[dict[str, Tensor]]:
         """Batches of (users, items, labels): each row, then its sampled negatives with label 0."""

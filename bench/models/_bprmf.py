@@ -61,7 +61,10 @@ class BprRecommender(TorchRecommender):
     def batches(self, epoch: int, size: int, source: str = "train") -> Iterator[Batch]:
         if source not in self._rows:
             self._rows[source] = Rows(self.data, self.ctx, source)
-        return self._rows[source].pairs(epoch, size)
+        rows = self._rows[source]
+        if self.hyper.order == "users" and source == "train":
+            return rows.user_runs(epoch, size)
+        return rows.pairs(epoch, size)
 
     def tables(self) -> dict[str, Table]:
         m = self.module

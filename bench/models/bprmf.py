@@ -28,6 +28,9 @@ class BPRMF(TrainedModel):
     l2: float = param(0.0, "weight of ½‖·‖² of the batch's rows in the loss", low=0)
     reduction: str = param("mean", "how a batch's losses are put together",
                            choices=("mean", "sum"))
+    order: str = param("rows", "how an epoch is made: rows (each train row once, shuffled), or "
+                       "users (users drawn with replacement, all rows of one close together)",
+                       choices=("rows", "users"))
 
     @property
     def gives(self) -> frozenset[str]:
