@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,8 @@ class ML100K(PreparedDataset):
         row = {who: n for n, who in enumerate(ids)}
         of_user = [row[who] for who in data.user_ids]
 
-        ids, title, year, genres = _columns("item")
+        ids, titles, years, genres = _columns("item")
+        title, year = zip(*map(_dated, titles, years))
         row = {what: n for n, what in enumerate(ids)}
         of_item = [row[what] for what in data.item_ids]
         genre = np.empty(len(of_item), object)
@@ -79,6 +81,12 @@ def _columns(ending: str) -> list[list[str]]:
 def _genres(text: str) -> tuple[str, ...]:
     """The genres named; MovieLens says "unknown" for two films, which is none."""
     return tuple(g for g in text.split() if g != "unknown")
+
+
+def _dated(title: str, year: str) -> tuple[str, str]:
+    """Title and year; one film has "V" (video) for its year, and the year in its title."""
+    inside = re.fullmatch(r"(.+) \((\d{4})\)", title)
+    return (inside[1], inside[2]) if inside and not year.isdecimal() else (title, year)
 
 
 def _text(title: str, year: str, genres: tuple[str, ...]) -> str:
