@@ -1,0 +1,415 @@
+"""The leaderboard as plain tables, before any of them is drawn for a medium."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bench._cells import Spec
+from bench.flags import EXPLAINED, MARKS, Flag
+from bench.leaderboard import Board, Entry, Estimate, Row, Test
+from bench.plugin import show
+
+NONE = "–"
+LEVEL = 0.05
+ABOUT = (
+    "Values are means; [low, high] is the 95 % interval: users and seeds resampled, users the "
+    "same in all seeds and cells. Exposure and what is not a mean over users has Student's "
+    "interval over the seeds alone.",
+    "Percentages are relative changes of the mean against the same row without attack.",
+    "* differs from the row without attack, † from the same cell without defense: paired over "
+    "users, p < 0.05 after Holm's correction over all tests of this report.",
+    "Different attacks have different budgets (see the threat model): a column is comparable "
+    "down the rows, two columns only where their budgets are.",
+    "Worst: the lowest accuracy among attacks that aim at it, the largest lift among those that "
+    "push; the interval is that of the attack named.",
+)
+
+
+@dataclass(frozen=True)
+class View:
+    """One cell as it is shown.
+
+    Attributes:
+        text: the value, short. interval: "[low, high]" or "". change: "−13.0%" or "".
+        half: "±0.0110", half the interval's width, where no change is shown.
+        stars: marks of tests. flags: codes of flags. full: whole sentence for a tooltip.
+        sort: a number to sort by, or None for the text. status: "ok", "skipped", "failed", …
+        note: number of a footnote, or 0.
+    """
+
+    text: str
+    interval: str = ""
+    change: str = ""
+    half: str = ""
+    stars: str = ""
+    flags: tuple[str, ...] = ()
+    full: str = ""
+    sort: float | None = None
+    status: str = "ok"
+    note: int = 0
+
+    def marks(self) -> str:
+        """Letters of flags and number of the footnote, in brackets."""
+        found = [MARKS[f] for f in self.flags] + ([str(self.note)] if self.note else [])
+        return f"[{','.join(found)}]" if found else ""
+
+
+@dataclass
+class Table:
+    """A titled table; `fixed` leading columns name the row and repeat where it is split."""
+
+    title: str
+    headers: list[str]
+    rows: list[list[View]]
+    fixed: int = 2
+    numeric_from: int = 2
+    notes: list[str] = field(default_factory=list)
+    kind: str = ""
+
+
+def number(value: float, digits: int = 4) -> str:
+    """A value with four decimals, a dash where there is none."""
+    if not math.isfinite(value):
+        return NONE if math.isnan(value) else ("∞" if value > 0 else "−∞")
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A value with three significant digits and no exponent where it is readable without."""
+    if not math.isfinite(value):
+        return number(value)
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
+        shown = f"{value:.{digits}g}"
+        return f"{value:,.0f}" if "e" in shown else shown
+    return f"{value:.1e}"
+
+
+def interval(e: Estimate, digits: int = 4) -> str:
+    if math.isnan(e.low) or math.isnan(e.high):
+        return ""
+    return f"[{number(e.low, digits)}, {number(e.high, digits)}]"
+
+
+def half(e: Estimate) -> str:
+    return "" if math.isnan(e.low) or math.isnan(e.high) else f"±{(e.high - e.low) / 2:.4f}"
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """A relative change with its sign."""
+    if math.isnan(value):
+        return NONE
+    text = f"{100 * value:+.{digits}f}"
+    return f"{abs(value):.{digits}f}%" if not float(text) else f"{text}%".replace("-", "−")
+
+
+def p_value(p: float) -> str:
+    return NONE if math.isnan(p) else ("<0.0001" if p < 1e-4 else f"{p:.4f}")
+
+
+def short_labels(specs: Mapping[str, Spec]) -> dict[str, str]:
+    """Label -> the name, with only those parameters that tell it from its namesakes."""
+    made = {}
+    for label, spec in specs.items():
+        same = [s for s in specs.values() if s.name == spec.name]
+        differ = [k for k in spec.params
+                  if len({repr(s.params.get(k)) for s in same}) > 1]
+        inside = ", ".join(f"{k}={show(spec.params[k])}" for k in differ)
+        made[label] = f"{spec.name}({inside})" if inside else spec.name
+    return made
+
+
+class Builder:
+    """Makes the tables of one board."""
+
+    def __init__(self, board: Board, flags: Sequence[Flag]) -> None:
+        self.board, self.flags = board, flags
+        self.short = {kind: short_labels(specs) for kind, specs in board.specs.items()}
+        self._at: dict[tuple[Row | None, str | None], list[str]] = {}
+        for flag in flags:
+            self._at.setdefault((flag.row, flag.attack), []).append(flag.code)
+
+    def tables(self) -> list[Table]:
+        """All tables, in the order they are read."""
+        made = []
+        for dataset in self.board.datasets:
+            made += [t for t in (self.accuracy(dataset), self.exposure(dataset),
+                                 self.fairness(dataset), self.privacy(dataset),
+                                 self.cost(dataset)) if t is not None]
+        return [*made, self.threats()]
+
+    # -- parts -----------------------------------------------------------------------------
+
+    def codes(self, row: Row, attack: str | None, only: Iterable[str] = ()) -> tuple[str, ...]:
+        found = dict.fromkeys(self._at.get((row, attack), []))
+        return tuple(c for c in found if not only or c in only)
+
+    def names(self, row: Row) -> list[View]:
+        """The row's leading cells: model and defense, with flags of the whole row."""
+        return [View(self.short["model"][row[1]], full=row[1],
+                     flags=self.codes(row, None, ("not-above-pop",))),
+                View(self.short["defense"][row[2]], full=row[2],
+                     flags=tuple(c for c in self.codes(row, None) if c in (
+                         "static-only", "epsilon-differs")))]
+
+    def missing(self, entry: Entry | None, notes: dict[str, int]) -> View:
+        """A cell that did not run: what happened, and the number of the reason."""
+        if entry is None:
+            return View(NONE, status="absent", full="not in the grid")
+        word = {"skipped": "skipped", "timeout": "timeout"}.get(entry.status, "FAILED")
+        reason = f"{entry.status}: {entry.reason}"
+        flags = self.codes(entry.row, entry.attack)
+        return View(word, status=entry.status, full=reason, flags=flags,
+                    note=notes.setdefault(reason, len(notes) + 1))
+
+    def accuracy(self, dataset: str) -> Table | None:
+        """Clean value, value under each attack, and the worst."""
+        metric, notes = self.board.metric[dataset], dict[str, int]()
+        attacks, rows = self.board.attacks(dataset), []
+        for row in self.board.rows(dataset):
+            clean, worst = self.board.clean(row), self.board.worst(row)
+            views = [*self.names(row), self._value(clean, notes)]
+            if worst is not None and worst.value is not None:
+                views.append(self._worst(worst))
+            else:
+                views.append(View(NONE, full="no attack that aims at accuracy ran"))
+            views += [self._value(self.board.entries.get((row, a)), notes) for a in attacks]
+            rows.append(views)
+        headers = ["model", "defense", "clean", "worst", *(self.short["attack"][a]
+                                                           for a in attacks)]
+        return Table(f"{self.short['dataset'][dataset]}: {metric or 'accuracy'} under attack",
+                     headers, rows, notes=[f"[{n}] {r}" for r, n in notes.items()],
+                     kind="accuracy", fixed=2)
+
+    def _value(self, e: Entry | None, notes: dict[str, int]) -> View:
+        if e is None or e.value is None:
+            return self.missing(e, notes)
+        change = ""
+        if e.drop is not None:
+            change = percent(-e.drop.mean) if not math.isnan(e.drop.mean) else NONE
+        codes = self.codes(e.row, e.attack)
+        return View(number(e.value.mean), interval(e.value), change,
+                    "" if change else half(e.value), self._stars(e), codes, self._sentence(e),
+                    e.value.mean)
+
+    def _worst(self, e: Entry) -> View:
+        assert e.value is not None
+        change = "" if e.drop is None else percent(-e.drop.mean)
+        return View(number(e.value.mean), interval(e.value), change, stars=self._stars(e),
+                    full=f"by {e.attack}", sort=e.value.mean)
+
+    @staticmethod
+    def _stars(e: Entry) -> str:
+        def sure(test: Test | None) -> bool:
+            return test is not None and test.holm < LEVEL
+        return ("*" if sure(e.against_clean) else "") + ("†" if sure(e.against_undefended) else "")
+
+    @staticmethod
+    def _sentence(e: Entry) -> str:
+        assert e.value is not None
+        parts = [f"{e.value.mean:.6g} {interval(e.value, 5)} over {e.value.seeds} seeds "
+                 f"({e.value.basis})"]
+        if e.drop is not None:
+            parts.append(f"drop {percent(e.drop.mean)} [{percent(e.drop.low)}, "
+                         f"{percent(e.drop.high)}]")
+        for what, test in (("none", e.against_clean), ("no defense", e.against_undefended)):
+            if test is not None:
+                parts.append(f"against {what}: {test.paired.difference:+.4g}, d_z "
+                             f"{test.paired.effect:+.2f}, {test.paired.test}, Holm p "
+                             f"{p_value(test.holm)}")
+        return "; ".join(parts)
+
+    def exposure(self, dataset: str) -> Table | None:
+        """Target exposure under each attack that has targets, and its lift over clean."""
+        attacks = [a for a in self.board.attacks(dataset)
+                   if any(e.exposure or (e.first.threat.get("goal") in ("push", "nuke"))
+                          for (r, x), e in self.board.entries.items()
+                          if x == a and r[0] == dataset)]
+        metrics = list(dict.fromkeys(m for (r, _), e in self.board.entries.items()
+                                     if r[0] == dataset for m in e.exposure))
+        if not metrics:
+            return None
+        notes, rows = dict[str, int](), []
+        for metric in metrics:
+            for row in self.board.rows(dataset):
+                worst = self.board.worst_exposure(row, metric)
+                views = self.names(row)
+                if len(metrics) > 1:
+                    views.append(View(metric))
+                if worst is None:
+                    views.append(View(NONE))
+                else:
+                    lift = worst.lifts[metric]
+                    views.append(View(self._signed(lift.mean), interval(lift), half=half(lift),
+                                      full=f"by {worst.attack}", sort=lift.mean,
+                                      flags=self.codes(row, None, ("exposure-floor",))))
+                for a in attacks:
+                    e = self.board.entries.get((row, a))
+                    if e is None or metric not in e.exposure:
+                        views.append(self.missing(e, notes) if e is None or not e.ok
+                                     else View(NONE))
+                        continue
+                    lift_ = e.lifts.get(metric)
+                    views.append(View(
+                        number(e.exposure[metric].mean), "" if lift_ is None else interval(lift_),
+                        NONE if lift_ is None else self._signed(lift_.mean),
+                        full="exposure under attack; its lift over the same targets without "
+                             "attack, and the lift's interval over seeds",
+                        flags=self.codes(row, a, ("missing-seeds",)),
+                        sort=e.exposure[metric].mean))
+                rows.append(views)
+        headers = ["model", "defense", *(["metric"] if len(metrics) > 1 else []), "largest lift",
+                   *(self.short["attack"][a] for a in attacks)]
+        name = metrics[0] if len(metrics) == 1 else "target exposure"
+        return Table(f"{self.short['dataset'][dataset]}: {name} of the attacked items", headers,
+                     rows, notes=[f"[{n}] {r}" for r, n in notes.items()], kind="exposure",
+                     fixed=2 + (len(metrics) > 1))
+
+    @staticmethod
+    def _signed(value: float) -> str:
+        return NONE if math.isnan(value) else f"{value:+.4f}".replace("-", "−")
+
+    def fairness(self, dataset: str) -> Table | None:
+        """Gap and worst group per user attribute, without attack."""
+        attributes = sorted({a for (r, _), e in self.board.entries.items() if r[0] == dataset
+                             for a in e.gaps})
+        if not attributes:
+            return None
+        rows = []
+        for row in self.board.rows(dataset):
+            clean, views = self.board.clean(row), self.names(row)
+            for attribute in attributes:
+                gap = None if clean is None else clean.gaps.get(attribute)
+                if gap is None:
+                    views += [View(NONE), View(NONE)]
+                    continue
+                views.append(View(number(gap.gap.mean), interval(gap.gap), half=half(gap.gap),
+                                  sort=gap.gap.mean,
+                                  full=f"{gap.best} minus {gap.worst}",
+                                  flags=self.codes(row, None, ("small-groups",))))
+                views.append(View(f"{gap.worst}: {number(gap.worst_value.mean)}",
+                                  interval(gap.worst_value), half=half(gap.worst_value),
+                                  sort=gap.worst_value.mean))
+            rows.append(views)
+        headers = ["model", "defense"]
+        for attribute in attributes:
+            headers += [f"gap by {attribute}", f"worst {attribute}"]
+        return Table(f"{self.short['dataset'][dataset]}: {self.board.metric[dataset]} by group of "
+                     "users, without attack", headers, rows, kind="fairness",
+                     notes=["gap: best minus worst group by their means; the interval is of the "
+                            "difference between these two groups, so it may reach below 0"])
+
+    def privacy(self, dataset: str) -> Table | None:
+        """Epsilon and delta asked and spent."""
+        rows = []
+        for row in self.board.rows(dataset):
+            clean = self.board.clean(row)
+            spent = [] if clean is None else [c.privacy for c in clean.ok.values() if c.privacy]
+            if not spent or clean is None:
+                continue
+            epsilon = [float(p["epsilon"]) for p in spent if "epsilon" in p]
+            delta = [float(p["delta"]) for p in spent if "delta" in p]
+            asked = clean.first.defense.params.get("epsilon")
+            rows.append([
+                *self.names(row),
+                View(NONE if asked is None else f"{asked:g}"),
+                View(significant(max(epsilon), 4) if epsilon else NONE,
+                     sort=max(epsilon) if epsilon else None,
+                     flags=self.codes(row, None, ("epsilon-differs",))),
+                View(f"{max(delta):g}" if delta else NONE)])
+        if not rows:
+            return None
+        return Table(f"{self.short['dataset'][dataset]}: privacy",
+                     ["model", "defense", "ε asked", "ε spent", "δ"], rows, kind="privacy",
+                     notes=["ε spent: the largest over the seeds"])
+
+    def cost(self, dataset: str) -> Table | None:
+        """Seconds, throughput and memory of the row without attack, averaged over seeds."""
+        columns = (("train s", "train_seconds"), ("train rows/s", "train_samples_per_s"),
+                   ("users scored/s", "score_users_per_s"), ("peak MB", "peak_memory_mb"))
+        rows = []
+        for row in self.board.rows(dataset):
+            clean = self.board.clean(row)
+            costs = [] if clean is None else [c.cost for c in clean.ok.values()]
+            if not costs:
+                continue
+            views = self.names(row)
+            for _, key in columns:
+                found = [float(c[key]) for c in costs
+                         if isinstance(c.get(key), (int, float)) and math.isfinite(c[key])]
+                mean = sum(found) / len(found) if found else math.nan
+                views.append(View(significant(mean), sort=mean))
+            devices = dict.fromkeys(str(c.get("device") or NONE) for c in costs)
+            rows.append([*views, View(", ".join(devices))])
+        if not rows:
+            return None
+        return Table(f"{self.short['dataset'][dataset]}: cost without attack, mean over seeds",
+                     ["model", "defense", *(c for c, _ in columns), "device"], rows, kind="cost")
+
+    def threats(self) -> Table:
+        """Who each attacker is and what he may spend."""
+        rows = []
+        for label, spec in self.board.specs["attack"].items():
+            if spec.name == "none":
+                continue
+            e = next(e for (_, a), e in self.board.entries.items() if a == label)
+            threat = e.first.threat
+            real = threat.get("realisable")
+            rows.append([View(self.short["attack"][label], full=label),
+                         View(str(threat.get("budget") or NONE)),
+                         View(str(threat.get("stage") or NONE)),
+                         View(str(threat.get("knowledge") or NONE)),
+                         View(str(threat.get("goal") or NONE)),
+                         View(NONE if real is None else "realisable" if real else "probe")])
+        return Table("Threat model of each attack",
+                     ["attack", "budget", "stage", "knowledge", "goal", "realisable"], rows,
+                     fixed=1, numeric_from=9, kind="threats",
+                     notes=["probe: measures stability; no attacker could carry it out as it is"])
+
+    def tests(self) -> Table | None:
+        """Every test of the family, with effect and interval."""
+        rows = []
+        for e in self.board.entries.values():
+            for versus, test in (("no attack", e.against_clean),
+                                 ("no defense", e.against_undefended)):
+                if test is None:
+                    continue
+                t = test.paired
+                ends = Estimate(t.difference, test.low, test.high)
+                rows.append([
+                    View(self.short["model"][e.row[1]], full=e.row[1]),
+                    View(self.short["defense"][e.row[2]], full=e.row[2]),
+                    View(self.short["attack"][e.attack], full=e.attack), View(versus),
+                    View(self._signed(t.difference), interval(ends), sort=t.difference),
+                    View(number(t.effect, 2), sort=t.effect), View(p_value(t.p), sort=t.p),
+                    View(p_value(test.holm), sort=test.holm), View(f"{t.test}, {t.users} users")])
+        if not rows:
+            return None
+        return Table("Paired tests", ["model", "defense", "attack", "against", "difference",
+                                      "effect d_z", "p", "p (Holm)", "test"], rows, fixed=4,
+                     numeric_from=4, kind="tests")
+
+    def flag_lines(self, most: int = 0) -> list[str]:
+        """One line per kind of flag: its letter, what it means, where it fired (`most` places;
+        0: all)."""
+        lines = []
+        for code, meaning in EXPLAINED.items():
+            fired = [f for f in self.flags if f.code == code]
+            if fired:
+                shown = fired[:most] if most and len(fired) > most + 1 else fired
+                where = "; ".join(f"{self._where(f)} ({f.detail})" for f in shown)
+                if len(shown) < len(fired):
+                    where += f"; and {len(fired) - len(shown)} more"
+                lines.append(f"[{MARKS[code]}] {meaning}. Here: {where}.")
+        return lines
+
+    def _where(self, flag: Flag) -> str:
+        if flag.row is None:
+            return "the whole run"
+        dataset, model, defense = flag.row
+        parts = [self.short["model"][model], self.short["defense"][defense]]
+        if len(self.board.datasets) > 1:
+            parts.insert(0, self.short["dataset"][dataset])
+        text = "/".join(parts)
+        return text if flag.attack is None else f"{self.short['attack'][flag.attack]} on {text}"

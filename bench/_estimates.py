@@ -1,0 +1,257 @@
+"""The computations behind the leaderboard: accuracy, drops, gaps, tests, target exposure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bench import stats
+from bench._cells import ACCURACY, Cell, Run
+from bench.leaderboard import Board, Entry, Estimate, Gap, Test
+
+Array = npt.NDArray[np.float64]
+
+
+class _Values:
+    """Per-user values of a dataset's entries, aligned on outside ids: (seeds, users) each."""
+
+    def __init__(self, board: Board, dataset: str, attributes: Sequence[str]) -> None:
+        self.run, self.metric = board.run, board.metric[dataset]
+        self.seeds = list(board.run.seeds)
+        self.attributes = attributes
+        self.place: dict[Any, int] = {}
+        self._last: tuple[npt.NDArray[Any], npt.NDArray[np.int64]] | None = None
+        self.groups: dict[str, dict[int, str]] = {a: {} for a in attributes}
+
+    def read(self, entry: Entry) -> dict[int, tuple[npt.NDArray[np.int64], Array]]:
+        """Seed -> (places of the users, their values), for the seeds that ran."""
+        found = {}
+        wanted = ["user", self.metric]
+        if entry.first.attack.name == "none":
+            wanted += [f"group:{a}" for a in self.attributes]
+        for seed, cell in entry.ok.items():
+            table = self.run.users(cell, wanted)
+            if self.metric not in table or "user" not in table:
+                continue
+            at = self._places(table["user"])
+            found[seed] = (at, table[self.metric].astype(np.float64))
+            for a in self.attributes:
+                if f"group:{a}" in table:
+                    self.groups[a].update(zip(at.tolist(), map(str, table[f"group:{a}"]),
+                                              strict=True))
+        return found
+
+    def _places(self, ids: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        if self._last is None or not np.array_equal(self._last[0], ids):
+            at = [self.place.setdefault(u, len(self.place)) for u in ids.tolist()]
+            self._last = (ids, np.array(at, np.int64))
+        return self._last[1]
+
+
+def accuracy(board: Board, dataset: str, draws: int) -> None:
+    """Fill in the entries' means, drops, gaps and tests of one dataset."""
+    metric = board.metric[dataset]
+    entries = [e for e in board.entries.values() if e.row[0] == dataset and e.ok]
+    attributes = sorted({g.split("=", 1)[0] for e in entries for c in e.ok.values()
+                         for m, g in c.values if m == metric and "=" in g})
+    values = _Values(board, dataset, attributes)
+    read = {id(e): values.read(e) for e in entries}
+    n_users = len(values.place)
+    boot = stats.Bootstrap(len(values.seeds), n_users, draws) if n_users else None
+    for model in dict.fromkeys(e.row[1] for e in entries):
+        mine = [e for e in entries if e.row[1] == model]
+        table = _Table([e for e in mine if read[id(e)] and len(read[id(e)]) == len(e.ok)],
+                       read, values, boot, draws)
+        for e in mine:
+            own, n = e.seed_values(metric), table.at.get((e.row[2], e.attack))
+            if own:
+                ends = (stats.seed_interval(own) if n is None
+                        else stats.interval(table.drawn[n]))
+                e.value = Estimate(float(np.mean(own)), *ends, len(own),
+                                   "seeds" if n is None else "users and seeds")
+            if e.first.attack.name != "none":
+                _drop(board, e, table)
+            elif n is not None:
+                _gaps(e, values, table, n)
+        _compare(table, binary=metric.startswith("hr@"))
+
+
+class _Table:
+    """Values and resampled means of one model's entries: (entries, seeds, users)."""
+
+    def __init__(self, entries: Sequence[Entry], read: Mapping[int, Any], values: _Values,
+                 boot: stats.Bootstrap | None, draws: int) -> None:
+        self.entries, self.boot = entries, boot
+        self.at = {(e.row[2], e.attack): n for n, e in enumerate(entries)}
+        n_users = 0 if boot is None else boot.n_users
+        self.array = np.full((len(entries), len(values.seeds), n_users), np.nan)
+        for n, e in enumerate(entries):
+            for seed, (users, own) in read[id(e)].items():
+                self.array[n, values.seeds.index(seed), users] = own
+        self.drawn = self.means(self.array) if len(entries) else np.empty((0, draws))
+
+    def means(self, array: Array) -> Array:
+        assert self.boot is not None  # a table has entries only where users were stored
+        return self.boot.means(array)
+
+    def together(self, i: int, j: int) -> tuple[Array, Array]:
+        """Resampled means of two entries over the seeds and users that both have."""
+        there_i, there_j = ~np.isnan(self.array[i]), ~np.isnan(self.array[j])
+        if (there_i == there_j).all():
+            return self.drawn[i], self.drawn[j]
+        means = self.means(np.where(there_i & there_j, self.array[[i, j]], np.nan))
+        return means[0], means[1]
+
+
+def _drop(board: Board, e: Entry, table: _Table) -> None:
+    """The relative drop from the row's clean entry, over the seeds both have."""
+    clean, metric = board.clean(e.row), board.metric[e.row[0]]
+    if clean is None:
+        return
+    pairs = [(clean.ok[s].values.get((metric, "all"), math.nan),
+              c.values.get((metric, "all"), math.nan)) for s, c in e.ok.items() if s in clean.ok]
+    if not pairs:
+        return
+    before, after = np.array(pairs).mean(axis=0)
+    n, base = table.at.get((e.row[2], e.attack)), table.at.get((e.row[2], "none"))
+    if n is not None and base is not None:
+        a, b = table.together(base, n)
+        ends, basis = stats.interval(stats.relative_drop(a, b)), "users and seeds"
+    else:
+        ends = stats.seed_interval([float(stats.relative_drop(x, y)) for x, y in pairs])
+        basis = "seeds"
+    if before < stats.CLEAN_FLOOR:
+        ends = (math.nan, math.nan)
+    e.drop = Estimate(float(stats.relative_drop(before, after)), *ends, len(pairs), basis)
+
+
+def _compare(table: _Table, binary: bool) -> None:
+    """Each attack against none, each defense against none: paired over users."""
+    for n, e in enumerate(table.entries):
+        for kind, base in (("against_clean", (e.row[2], "none")),
+                           ("against_undefended", ("none", e.attack))):
+            j = table.at.get(base)
+            if j is None or j == n:
+                continue
+            mine, other = table.together(n, j)
+            paired = stats.compare(table.array[n], table.array[j], binary=binary)
+            if paired.users:
+                setattr(e, kind, Test(paired, *stats.interval(mine - other)))
+
+
+def _gaps(e: Entry, values: _Values, table: _Table, n: int) -> None:
+    """Gap and worst group per attribute; the interval is that of the two groups named."""
+    metric, own = values.metric, table.array[n]
+    for attribute in values.attributes:
+        prefix = f"{attribute}="
+        means = {g[len(prefix):]: float(np.mean(e.seed_values(metric, g)))
+                 for g in sorted({g for c in e.ok.values() for m, g in c.values
+                                  if m == metric and g.startswith(prefix)})}
+        means = {g: v for g, v in means.items() if math.isfinite(v)}
+        if len(means) < 2:
+            continue
+        best, worst = max(means, key=lambda g: means[g]), min(means, key=lambda g: means[g])
+        member = np.array([values.groups[attribute].get(u, "") for u in range(own.shape[1])])
+        chosen = np.stack([np.where(member == g, own, np.nan) for g in (best, worst)])
+        drawn = table.means(chosen)
+        seeds = len(e.ok)
+        e.gaps[attribute] = Gap(
+            attribute, best, worst,
+            Estimate(means[best] - means[worst], *stats.interval(drawn[0] - drawn[1]), seeds,
+                     "users and seeds"),
+            Estimate(means[worst], *stats.interval(drawn[1]), seeds, "users and seeds"))
+
+
+def adjust(board: Board) -> None:
+    """Holm over every test of the report."""
+    adjusted = iter(stats.holm([t.paired.p for t in board.tests()]))
+    for e in board.entries.values():
+        for kind in ("against_clean", "against_undefended"):
+            test = getattr(e, kind)
+            if test is not None:
+                setattr(e, kind, Test(test.paired, test.low, test.high, next(adjusted)))
+
+
+# -- exposure ----------------------------------------------------------------------------------
+
+def clean_exposure(run: Run, clean: Cell, targets: Sequence[str], cutoff: str) -> float:
+    """Target exposure of the clean model for the same targets: mean over targets of the share
+    of eligible users who have the item in their list. NaN where the items were not stored."""
+    column = f"exposure@{cutoff}"
+    table = run.items(clean, ["item", "eligible", column])
+    if column not in table or not targets:
+        return math.nan
+    place = {item: n for n, item in enumerate(table["item"].tolist())}
+    if any(t not in place for t in targets):
+        return math.nan
+    at = [place[t] for t in targets]
+    eligible = table["eligible"][at].astype(np.float64)
+    share = np.divide(table[column][at], eligible, out=np.full(len(at), np.nan),
+                      where=eligible > 0)
+    return float(np.nanmean(share)) if np.isfinite(share).any() else math.nan
+
+
+def exposures(board: Board, dataset: str) -> None:
+    """Fill in target exposure and its lift over the row's clean entry."""
+    for e in board.entries.values():
+        clean = board.clean(e.row)
+        if e.row[0] != dataset or clean is None or e.first.attack.name == "none":
+            continue
+        for metric in dict.fromkeys(m for c in e.ok.values() for m, g in c.values
+                                    if m.startswith("target-hr@") and g == "all"):
+            after = e.seed_values(metric)
+            e.exposure[metric] = Estimate(float(np.mean(after)), *stats.seed_interval(after),
+                                          len(after))
+            lifts = list(seed_lifts(board, e, clean, metric).values())
+            if lifts:
+                e.lifts[metric] = Estimate(float(np.mean(lifts)), *stats.seed_interval(lifts),
+                                           len(lifts))
+
+
+def seed_lifts(board: Board, e: Entry, clean: Entry, metric: str) -> dict[int, float]:
+    """Attacked minus clean exposure of the same targets, per seed where both are known."""
+    found = {}
+    for seed, cell in e.ok.items():
+        if seed in clean.ok and (metric, "all") in cell.values:
+            before = clean_exposure(board.run, clean.ok[seed], cell.facts.get("targets") or (),
+                                    metric.split("@")[1])
+            if math.isfinite(before):
+                found[seed] = cell.values[metric, "all"] - before
+    return found
+
+
+# -- per seed, for the long table --------------------------------------------------------------
+
+def seed_derived(board: Board, e: Entry, seed: int) -> list[tuple[str, float]]:
+    """What follows from one cell and its clean partner: drops, lifts, gaps, worst groups."""
+    cell, clean = e.cells[seed], board.clean(e.row)
+    if not cell.ok:
+        return []
+    found: list[tuple[str, float]] = []
+    partner = None if clean is None or clean is e else clean.ok.get(seed)
+    metrics = [m for m, g in cell.values if g == "all"]
+    if partner is not None and clean is not None:
+        for metric in metrics:
+            if metric.startswith(ACCURACY) and (metric, "all") in partner.values:
+                drop = stats.relative_drop(partner.values[metric, "all"],
+                                           cell.values[metric, "all"])
+                found.append((f"{metric}-drop", float(drop)))
+        for metric in metrics:
+            if metric.startswith("target-hr@"):
+                lift = seed_lifts(board, e, clean, metric).get(seed)
+                if lift is not None:
+                    found.append((f"{metric}-lift", lift))
+    for metric in metrics:
+        attributes = dict.fromkeys(g.split("=", 1)[0] for m, g in cell.values
+                                   if m == metric and "=" in g)
+        for attribute in attributes if metric.startswith(ACCURACY) else ():
+            own = [v for (m, g), v in cell.values.items() if m == metric
+                   and g.startswith(f"{attribute}=") and math.isfinite(v)]
+            if len(own) > 1:
+                found += [(f"{metric}-gap:{attribute}", max(own) - min(own)),
+                          (f"{metric}-worst:{attribute}", min(own))]
+    return found

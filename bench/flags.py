@@ -1,0 +1,280 @@
+"""Warnings about the numbers themselves, shown beside them and never hidden.
+
+Each flag is a small function over the leaderboard that says where it fires. A flag does not
+change a number: it says why a reader should not lean on it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from bench.leaderboard import Board, Entry, Row
+
+CONTROL = "noise"  # the attack that every embedding attack must beat
+BALL = ("eps", "relative", "norm", "tables")  # equal for attacks in the same ball
+TIES = 0.01
+PRIVACY_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One warning.
+
+    Attributes:
+        code: key of EXPLAINED.
+        row: the row it concerns, or None for the whole run.
+        attack: the attack's label, or None where it concerns the whole row.
+        detail: the figures that made it fire.
+    """
+
+    code: str
+    row: Row | None
+    attack: str | None
+    detail: str
+
+
+EXPLAINED = {
+    "weaker-than-noise": "the attack is no stronger than noise of the same size: it found "
+                         "nothing, or is broken",
+    "pgd-weaker-than-fgsm": "PGD does less harm than one FGSM step in the same ball: look for "
+                            "gradient masking or a bad step size (both climb the loss, so small "
+                            "inversions of a ranking metric can occur)",
+    "noise-floor": "the change lies inside the standard deviation between clean trainings with "
+                   "other seeds: no finding",
+    "more-steps-weaker": "more steps do less harm: a sign of gradient masking",
+    "larger-eps-weaker": "a larger budget does less harm: the attack is not used up or is broken",
+    "static-only": "only attacks that do not know of the defense were tried; an adaptive one may "
+                   "pass it",
+    "epsilon-differs": "the privacy spent is not the privacy asked for",
+    "missing-seeds": "not every seed asked for ran: the interval rests on fewer",
+    "one-seed": "a single seed: the interval knows nothing of the spread between trainings",
+    "exposure-floor": "no target reaches a list, attacked or not: the metric cannot see an "
+                      "effect at this cut-off",
+    "small-groups": "groups with too few users were left out of gap and worst group",
+    "ties": "more than 1 % of the users have ties at the edge of their list (counted in "
+            "expectation)",
+    "not-above-pop": "the model is no better than popularity: its robustness says little",
+    "failed": "the cell failed; its reason stands below the table",
+}
+MARKS = {code: chr(ord("a") + n) for n, code in enumerate(EXPLAINED)}
+
+Check = Callable[[Board], Iterator[Flag]]
+
+
+def find(board: Board) -> list[Flag]:
+    """All flags of the leaderboard, in the order of EXPLAINED and of the tables."""
+    return [flag for check in CHECKS for flag in check(board)]
+
+
+def _ran(board: Board) -> Iterator[Entry]:
+    return (e for e in board.entries.values() if e.ok)
+
+
+def _mean(entry: Entry) -> float:
+    return math.nan if entry.value is None else entry.value.mean
+
+
+def _pair(board: Board, a: Entry, b: Entry) -> tuple[float, float]:
+    """The two means of the leading metric over the seeds that both have."""
+    metric = (board.metric[a.row[0]], "all")
+    both = [s for s in a.ok if s in b.ok and metric in a.ok[s].values and metric in b.ok[s].values]
+    if not both:
+        return math.nan, math.nan
+    return (sum(a.ok[s].values[metric] for s in both) / len(both),
+            sum(b.ok[s].values[metric] for s in both) / len(both))
+
+
+def _ball(entry: Entry) -> tuple[Any, ...] | None:
+    params = entry.first.attack.params
+    if any(key not in params for key in BALL) or not params["eps"]:
+        return None
+    return tuple(params[key] for key in BALL)
+
+
+def _same_ball(board: Board, name: str) -> Iterator[tuple[Entry, Entry]]:
+    """(entry, the entry of attack `name` in the same row and ball)."""
+    by_ball = {(e.row, _ball(e)): e for e in _ran(board)
+               if e.first.attack.name == name and _ball(e) is not None}
+    for e in _ran(board):
+        other = by_ball.get((e.row, _ball(e)))
+        if other is not None and other is not e:
+            yield e, other
+
+
+def weaker_than_noise(board: Board) -> Iterator[Flag]:
+    """An embedding attack leaves accuracy where noise of the same size leaves it, or higher."""
+    for e, noise in _same_ball(board, CONTROL):
+        mine, control = _pair(board, e, noise)
+        if mine >= control:
+            yield Flag("weaker-than-noise", e.row, e.attack, f"{mine:.4g} against {control:.4g}")
+
+
+def pgd_weaker_than_fgsm(board: Board) -> Iterator[Flag]:
+    """PGD leaves more accuracy than FGSM in the same ball."""
+    for e, one_step in _same_ball(board, "fgsm"):
+        mine, fgsm = _pair(board, e, one_step)
+        if e.first.attack.name == "pgd" and mine > fgsm:
+            yield Flag("pgd-weaker-than-fgsm", e.row, e.attack, f"{mine:.4g} against {fgsm:.4g}")
+
+
+def seed_floor(board: Board, row: Row) -> float:
+    """Standard deviation of the leading metric between clean trainings; NaN below two seeds."""
+    clean = board.clean(row)
+    values = [] if clean is None else clean.seed_values(board.metric[row[0]])
+    if len(values) < 2:
+        return math.nan
+    mean = sum(values) / len(values)
+    return math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
+
+
+def noise_floor(board: Board) -> Iterator[Flag]:
+    """The change of accuracy is smaller than the spread between clean seeds."""
+    for e in _ran(board):
+        clean, floor = board.clean(e.row), seed_floor(board, e.row)
+        if clean is None or clean is e or e.first.attack.name == CONTROL or math.isnan(floor):
+            continue
+        before, after = _pair(board, clean, e)
+        if abs(before - after) <= floor:
+            yield Flag("noise-floor", e.row, e.attack,
+                       f"change {before - after:+.2g}, floor {floor:.2g}")
+
+
+def _ladders(board: Board, key: str) -> Iterator[tuple[Entry, Entry]]:
+    """Neighbours (less, more) that differ in the parameter `key` alone."""
+    found: dict[tuple[Any, ...], list[Entry]] = {}
+    for e in _ran(board):
+        params = e.first.attack.params
+        if isinstance(params.get(key), (int, float)):
+            rest = tuple(sorted((k, repr(v)) for k, v in params.items() if k != key))
+            found.setdefault((e.row, e.first.attack.name, rest), []).append(e)
+    for group in found.values():
+        group.sort(key=lambda e: float(e.first.attack.params[key]))
+        yield from itertools.pairwise(group)
+
+
+def _weaker_with_more(board: Board, key: str, code: str) -> Iterator[Flag]:
+    for less, more in _ladders(board, key):
+        if more.first.attack.name == CONTROL:
+            continue
+        low, high = _pair(board, less, more)
+        if high > low:
+            yield Flag(code, more.row, more.attack,
+                       f"{high:.4g} at {key} {more.first.attack.params[key]:g}, {low:.4g} at "
+                       f"{less.first.attack.params[key]:g}")
+
+
+def more_steps_weaker(board: Board) -> Iterator[Flag]:
+    """The same attack with more steps leaves more accuracy."""
+    return _weaker_with_more(board, "steps", "more-steps-weaker")
+
+
+def larger_eps_weaker(board: Board) -> Iterator[Flag]:
+    """The same attack with a larger eps leaves more accuracy."""
+    return _weaker_with_more(board, "eps", "larger-eps-weaker")
+
+
+def static_only(board: Board) -> Iterator[Flag]:
+    """Fake profiles against a defense that cleans the data, and none of them is adaptive."""
+    for row in dict.fromkeys(e.row for e in _ran(board)):
+        profile = [e for e in board.of(row) if e.first.threat.get("stage") == "train-poison"]
+        cleans = any(c.facts.get("defense") for e in profile for c in e.ok.values())
+        if profile and cleans and not any(_adaptive(e) for e in profile):
+            names = ", ".join(dict.fromkeys(e.first.attack.name for e in profile))
+            yield Flag("static-only", row, None, f"tried: {names}")
+
+
+def _adaptive(entry: Entry) -> bool:
+    attack = entry.first.attack
+    return "adaptive" in attack.name or bool(attack.params.get("adaptive")) \
+        or bool(entry.first.threat.get("adaptive"))
+
+
+def epsilon_differs(board: Board) -> Iterator[Flag]:
+    """The defense's epsilon parameter and the epsilon spent differ by more than 1 %."""
+    for e in _ran(board):
+        asked = e.first.defense.params.get("epsilon")
+        if e.first.attack.name != "none" or not isinstance(asked, (int, float)) or not asked:
+            continue
+        off = {c.privacy["epsilon"] for c in e.ok.values() if "epsilon" in c.privacy
+               and not abs(c.privacy["epsilon"] - asked) <= PRIVACY_TOLERANCE * asked}
+        if off:
+            spent = ", ".join(f"{v:.4g}" for v in sorted(off))
+            yield Flag("epsilon-differs", e.row, None, f"asked {asked:g}, spent {spent}")
+
+
+def missing_seeds(board: Board) -> Iterator[Flag]:
+    """Some, not all, of the seeds asked for ran."""
+    asked = len(board.run.seeds)
+    for e in _ran(board):
+        if len(e.ok) < asked:
+            detail = f"{len(e.ok)} of {asked} seeds"
+            yield Flag("missing-seeds", e.row, e.attack,
+                       f"{detail}: {e.reason}" if e.reason else detail)
+
+
+def one_seed(board: Board) -> Iterator[Flag]:
+    """The run has one seed."""
+    if len(board.run.seeds) == 1:
+        yield Flag("one-seed", None, None, f"seed {board.run.seeds[0]}")
+
+
+def exposure_floor(board: Board) -> Iterator[Flag]:
+    """Target exposure is 0 for every attack on the row."""
+    for row in dict.fromkeys(e.row for e in _ran(board)):
+        entries = board.of(row)
+        for metric in dict.fromkeys(m for e in entries for m in e.exposure):
+            seen = [e.exposure[metric].mean for e in entries if metric in e.exposure]
+            if seen and max(seen) <= 0:
+                yield Flag("exposure-floor", row, None, f"{metric} is 0 for all attacks")
+
+
+def small_groups(board: Board) -> Iterator[Flag]:
+    """Groups that the evaluation left out because they are too small."""
+    for e in _ran(board):
+        left = e.first.facts.get("groups_left_out")
+        if e.first.attack.name == "none" and left:
+            yield Flag("small-groups", e.row, None, ", ".join(map(str, _flat(left))))
+
+
+def _flat(left: Any) -> Iterable[object]:
+    if isinstance(left, dict):
+        return [f"{name} ({size})" for name, size in left.items()]
+    return left if isinstance(left, (list, tuple)) else [left]
+
+
+def ties(board: Board) -> Iterator[Flag]:
+    """More than 1 % of the users have ties at the edge of their list."""
+    for e in _ran(board):
+        share = max(float(c.facts.get("tie_share") or 0.0) for c in e.ok.values())
+        if share > TIES:
+            yield Flag("ties", e.row, e.attack, f"{share:.1%} of the users")
+
+
+def not_above_pop(board: Board) -> Iterator[Flag]:
+    """A model whose clean accuracy is not above that of `pop` on the same data."""
+    floors = {e.row[0]: _mean(e) for e in _ran(board)
+              if e.first.model.name == "pop" and e.row[2] == "none"
+              and e.first.attack.name == "none"}
+    for e in _ran(board):
+        if e.first.attack.name != "none" or e.first.model.name in ("pop", "random"):
+            continue
+        if _mean(e) <= floors.get(e.row[0], -math.inf):
+            yield Flag("not-above-pop", e.row, None,
+                       f"{_mean(e):.4g} against {floors[e.row[0]]:.4g}")
+
+
+def failed(board: Board) -> Iterator[Flag]:
+    """Cells of which no seed ran, for another reason than being skipped."""
+    for e in board.entries.values():
+        if e.status in ("failed", "timeout"):
+            yield Flag("failed", e.row, e.attack, e.reason)
+
+
+CHECKS: tuple[Check, ...] = (
+    weaker_than_noise, pgd_weaker_than_fgsm, noise_floor, more_steps_weaker, larger_eps_weaker,
+    static_only, epsilon_differs, missing_seeds, one_seed, exposure_floor, small_groups, ties,
+    not_above_pop, failed)

@@ -1,0 +1,174 @@
+"""From the cells of a run to the leaderboard's numbers: means, intervals, tests, worst cases."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from bench import stats
+from bench._cells import Cell, Run, Spec, primary_metric
+from bench.results import AXES
+
+Row = tuple[str, str, str]  # labels of dataset, model, defense
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95 % interval.
+
+    Attributes:
+        basis: what was resampled: "users and seeds", or "seeds" (t interval) for what is not a
+            mean over users.
+    """
+
+    mean: float
+    low: float = math.nan
+    high: float = math.nan
+    seeds: int = 0
+    basis: str = "seeds"
+
+
+@dataclass(frozen=True)
+class Test:
+    """A paired comparison with p adjusted by Holm over all tests of the report."""
+
+    paired: stats.Paired
+    low: float
+    high: float
+    holm: float = math.nan
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The distance of the best from the worst group of one attribute, both named."""
+
+    attribute: str
+    best: str
+    worst: str
+    gap: Estimate
+    worst_value: Estimate
+
+
+@dataclass
+class Entry:
+    """One row and attack, over its seeds."""
+
+    row: Row
+    attack: str
+    cells: dict[int, Cell]
+    value: Estimate | None = None
+    drop: Estimate | None = None
+    lifts: dict[str, Estimate] = field(default_factory=dict)
+    exposure: dict[str, Estimate] = field(default_factory=dict)
+    gaps: dict[str, Gap] = field(default_factory=dict)
+    against_clean: Test | None = None
+    against_undefended: Test | None = None
+
+    @property
+    def first(self) -> Cell:
+        return self.cells[min(self.cells)]
+
+    @property
+    def ok(self) -> dict[int, Cell]:
+        """Seeds that ran."""
+        return {s: c for s, c in self.cells.items() if c.ok}
+
+    @property
+    def status(self) -> str:
+        """ok if any seed ran; else failed, timeout or skipped."""
+        found = [c.status for c in self.cells.values()]
+        return next((s for s in ("ok", "failed", "timeout") if s in found), "skipped")
+
+    @property
+    def reason(self) -> str:
+        """Why what did not run did not, each reason once."""
+        reasons = [c.reason or "no reason given" for c in self.cells.values() if not c.ok]
+        return "; ".join(dict.fromkeys(reasons))
+
+    def seed_values(self, metric: str, group: str = "all") -> list[float]:
+        """The metric of each seed that ran and has it."""
+        return [c.values[metric, group] for _, c in sorted(self.ok.items())
+                if (metric, group) in c.values]
+
+
+@dataclass
+class Board:
+    """The leaderboard. `entries` is keyed by row and attack label, in the order of the tables."""
+
+    run: Run
+    metric: dict[str, str]
+    entries: dict[tuple[Row, str], Entry]
+    specs: dict[str, dict[str, Spec]]
+
+    @property
+    def datasets(self) -> list[str]:
+        return list(self.specs["dataset"])
+
+    def rows(self, dataset: str) -> list[Row]:
+        return list(dict.fromkeys(row for row, _ in self.entries if row[0] == dataset))
+
+    def attacks(self, dataset: str) -> list[str]:
+        """Labels of the attacks tried on the dataset, `none` left out."""
+        seen = {a for row, a in self.entries if row[0] == dataset}
+        return [a for a, spec in self.specs["attack"].items() if a in seen and spec.name != "none"]
+
+    def clean(self, row: Row) -> Entry | None:
+        """The row without attack."""
+        return self.entries.get((row, "none"))
+
+    def undefended(self, row: Row, attack: str) -> Entry | None:
+        """The same model and attack without defense."""
+        return self.entries.get(((row[0], row[1], "none"), attack))
+
+    def of(self, row: Row) -> list[Entry]:
+        """The row's attacked entries that ran."""
+        return [e for (r, _), e in self.entries.items()
+                if r == row and e.ok and e.first.attack.name != "none"]
+
+    def worst(self, row: Row) -> Entry | None:
+        """The entry with the lowest mean accuracy among attacks that aim at accuracy."""
+        found = [e for e in self.of(row) if e.first.threat.get("goal") == "untargeted"
+                 and e.value is not None and math.isfinite(e.value.mean)]
+        return min(found, key=lambda e: e.value.mean) if found else None  # type: ignore[union-attr]
+
+    def worst_exposure(self, row: Row, metric: str) -> Entry | None:
+        """The entry that lifts its targets most."""
+        found = [e for e in self.of(row) if metric in e.lifts
+                 and math.isfinite(e.lifts[metric].mean)]
+        return max(found, key=lambda e: e.lifts[metric].mean) if found else None
+
+    def tests(self) -> list[Test]:
+        """All tests the report shows: the family of Holm's correction."""
+        return [t for e in self.entries.values()
+                for t in (e.against_clean, e.against_undefended) if t is not None]
+
+
+def build(run: Run, draws: int = stats.DRAWS) -> Board:
+    """Everything the tables show, from a run.
+
+    Args:
+        draws: resamples of the bootstrap.
+    """
+    from bench import _estimates
+
+    specs: dict[str, dict[str, Spec]] = {}
+    for kind in AXES:
+        seen = {getattr(c, kind).label: getattr(c, kind) for c in run.cells}
+        placed = sorted((run.place(kind, spec), label) for label, spec in seen.items())
+        specs[kind] = {label: seen[label] for _, label in placed}
+    ranks = {kind: {label: n for n, label in enumerate(found)} for kind, found in specs.items()}
+    cells = sorted(run.cells, key=lambda c: (
+        *(ranks[kind][getattr(c, kind).label] for kind in AXES), c.seed))
+    entries: dict[tuple[Row, str], Entry] = {}
+    for cell in cells:
+        row = (cell.dataset.label, cell.model.label, cell.defense.label)
+        entry = entries.setdefault((row, cell.attack.label), Entry(row, cell.attack.label, {}))
+        entry.cells[cell.seed] = cell
+    metric = {d: primary_metric([c for c in cells if c.dataset.label == d])
+              for d in specs["dataset"]}
+    board = Board(run, metric, entries, specs)
+    for dataset in board.datasets:
+        _estimates.accuracy(board, dataset, draws)
+        _estimates.exposures(board, dataset)
+    _estimates.adjust(board)
+    return board
