@@ -182,7 +182,7 @@ class Registry:
                             f"{type(error).__name__}: {error}")
             for name in members:
                 self._add(Entry(kind, name, source.path, source.source, family=family,
-                                load=functools.partial(module.member, name)))
+                                load=functools.cache(functools.partial(module.member, name))))
         own = [c for c in vars(module).values() if inspect.isclass(c)
                and issubclass(c, Plugin) and c.__module__ == module.__name__]
         named = [c for c in dict.fromkeys(own) if c.__dict__.get("name")]

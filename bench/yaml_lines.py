@@ -77,17 +77,20 @@ class Problems:
 
 
 class InputErrors(InputError):
-    """Several problems with one input; `errors` has each, the text a line for each."""
+    """Several problems with one input; `errors` has each, the text a line for each.
+
+    More than MOST are cut: the last then says how many are not shown.
+    """
 
     MOST = 20
 
     def __init__(self, errors: list[InputError]) -> None:
         super().__init__(f"{len(errors)} problems", file=errors[0].file)
-        self.errors = errors
-        lines = [str(e) for e in errors[:self.MOST]]
+        self.errors = errors[:self.MOST]
         if len(errors) > self.MOST:
-            lines.append(f"{errors[0].file}: … and {len(errors) - self.MOST} more problems")
-        self.args = ("\n".join(lines),)
+            self.errors.append(InputError(f"… and {len(errors) - self.MOST} more problems",
+                                          file=errors[0].file))
+        self.args = ("\n".join(map(str, self.errors)),)
 
 
 def read(path: Path) -> tuple[str, Node, Problems]:
