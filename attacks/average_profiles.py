@@ -15,8 +15,9 @@ class AverageProfiles(ProfileAttack):
     seed; filler i gets a rating N(μᵢ, σᵢ) of that item's train ratings, rounded to the data's
     step and clipped to its scale (an item without ratings: overall μ, σ; with a single one:
     overall σ). Implicit data cannot express the difference: there this attack equals
-    random-profiles row by row. Lam and Riedl, "Shilling Recommender Systems for Fun and
-    Profit", WWW 2004 (AverageBot), https://doi.org/10.1145/988672.988726.
+    random-profiles row by row; and a model that reads no ratings learns the same from both.
+    Lam and Riedl, "Shilling Recommender Systems for Fun and Profit", WWW 2004 (AverageBot),
+    https://doi.org/10.1145/988672.988726.
 
     Budget: round(budget · genuine users) fakes, `length` items each, targets included.
     Knowledge: the catalogue and the mean and spread of every item's ratings.
