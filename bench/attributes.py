@@ -87,6 +87,10 @@ class Attributes:
         """
         key = f"{self.what}_columns"
         names = wanted(asked, key)
+        if not names and self.table.header is None and not any(skip):
+            raise InputError("no columns are named, and the file has no header to name them",
+                             file=self.table.path, key=key,
+                             hint="such as gender=2, with positions counted from 1")
         if not names and self.table.header is not None:
             apart = [self.table.column(c, key) for c in (id_column, *skip) if c]
             names = [Wanted(h, str(n)) for n, h in enumerate(self.table.header, 1)

@@ -95,10 +95,10 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
         text = data.decode("utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding)
-    except OSError as error:  # gzip.BadGzipFile is one
-        raise InputError(f"cannot be read: {error.strerror or error}", file=path) from error
-    except (EOFError, zlib.error) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"the gzip file is damaged: {error}", file=path) from error
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}", file=path) from error
     except LookupError as error:
         raise InputError(f"unknown encoding {encoding!r}", key="encoding",
                          hint="such as utf-8, latin-1, utf-16") from error
