@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 
-from bench._cells import Spec
+from bench._board_view import (
+    NONE,
+    Table,
+    View,
+    half,
+    interval,
+    number,
+    p_value,
+    percent,
+    short_labels,
+    signed,
+    significant,
+)
 from bench.flags import EXPLAINED, MARKS, Flag
 from bench.leaderboard import Board, Entry, Estimate, Row, Test
-from bench.plugin import show
 
-NONE = "–"
 LEVEL = 0.05
 ABOUT = (
     "Values are means; [low, high] is the 95 % interval: users and seeds resampled, users the "
@@ -25,99 +34,6 @@ ABOUT = (
     "Worst: the lowest accuracy among attacks that aim at it, the largest lift among those that "
     "push; the interval is that of the attack named.",
 )
-
-
-@dataclass(frozen=True)
-class View:
-    """One cell as it is shown.
-
-    Attributes:
-        text: the value, short. interval: "[low, high]" or "". change: "−13.0%" or "".
-        half: "±0.0110", half the interval's width, where no change is shown.
-        stars: marks of tests. flags: codes of flags. full: whole sentence for a tooltip.
-        sort: a number to sort by, or None for the text. status: "ok", "skipped", "failed", …
-        note: number of a footnote, or 0.
-    """
-
-    text: str
-    interval: str = ""
-    change: str = ""
-    half: str = ""
-    stars: str = ""
-    flags: tuple[str, ...] = ()
-    full: str = ""
-    sort: float | None = None
-    status: str = "ok"
-    note: int = 0
-
-    def marks(self) -> str:
-        """Letters of flags and number of the footnote, in brackets."""
-        found = [MARKS[f] for f in self.flags] + ([str(self.note)] if self.note else [])
-        return f"[{','.join(found)}]" if found else ""
-
-
-@dataclass
-class Table:
-    """A titled table; `fixed` leading columns name the row and repeat where it is split."""
-
-    title: str
-    headers: list[str]
-    rows: list[list[View]]
-    fixed: int = 2
-    numeric_from: int = 2
-    notes: list[str] = field(default_factory=list)
-    kind: str = ""
-
-
-def number(value: float, digits: int = 4) -> str:
-    """A value with four decimals, a dash where there is none."""
-    if not math.isfinite(value):
-        return NONE if math.isnan(value) else ("∞" if value > 0 else "−∞")
-    return f"{value:.{digits}f}".replace("-", "−")
-
-
-def significant(value: float, digits: int = 3) -> str:
-    """A value with three significant digits and no exponent where it is readable without."""
-    if not math.isfinite(value):
-        return number(value)
-    if value == 0 or 1e-3 <= abs(value) < 1e6:
-        shown = f"{value:.{digits}g}"
-        return f"{value:,.0f}" if "e" in shown else shown
-    return f"{value:.1e}"
-
-
-def interval(e: Estimate, digits: int = 4) -> str:
-    if math.isnan(e.low) or math.isnan(e.high):
-        return ""
-    return f"[{number(e.low, digits)}, {number(e.high, digits)}]"
-
-
-def half(e: Estimate) -> str:
-    return "" if math.isnan(e.low) or math.isnan(e.high) else f"±{(e.high - e.low) / 2:.4f}"
-
-
-def percent(value: float, digits: int = 1) -> str:
-    """A relative change with its sign."""
-    if math.isnan(value):
-        return NONE
-    text = f"{100 * value:+.{digits}f}"
-    return f"{abs(value):.{digits}f}%" if not float(text) else f"{text}%".replace("-", "−")
-
-
-def p_value(p: float) -> str:
-    return NONE if math.isnan(p) else ("<0.0001" if p < 1e-4 else f"{p:.4f}")
-
-
-def short_labels(specs: Mapping[str, Spec]) -> dict[str, str]:
-    """Label -> the name, with only those parameters that tell it from its namesakes."""
-    made = {}
-    for label, spec in specs.items():
-        same = [s for s in specs.values() if s.name == spec.name]
-        differ = [k for k in spec.params
-                  if len({repr(s.params.get(k)) for s in same}) > 1]
-        inside = ", ".join(f"{k}={show(spec.params[k])}" for k in differ)
-        made[label] = f"{spec.name}({inside})" if inside else spec.name
-    return made
 
 
 class Builder:
@@ -196,6 +112,7 @@ class Builder:
     def _worst(self, e: Entry) -> View:
         assert e.value is not None
         change = "" if e.drop is None else percent(-e.drop.mean)
+        change = f"{change} by {self.short['attack'][e.attack]}".strip()
         return View(number(e.value.mean), interval(e.value), change, stars=self._stars(e),
                     full=f"by {e.attack}", sort=e.value.mean)
 
@@ -241,7 +158,8 @@ class Builder:
                     views.append(View(NONE))
                 else:
                     lift = worst.lifts[metric]
-                    views.append(View(self._signed(lift.mean), interval(lift), half=half(lift),
+                    views.append(View(signed(lift.mean), interval(lift),
+                                      f"by {self.short['attack'][worst.attack]}",
                                       full=f"by {worst.attack}", sort=lift.mean,
                                       flags=self.codes(row, None, ("exposure-floor",))))
                 for a in attacks:
@@ -253,7 +171,7 @@ class Builder:
                     lift_ = e.lifts.get(metric)
                     views.append(View(
                         number(e.exposure[metric].mean), "" if lift_ is None else interval(lift_),
-                        NONE if lift_ is None else self._signed(lift_.mean),
+                        NONE if lift_ is None else signed(lift_.mean),
                         full="exposure under attack; its lift over the same targets without "
                              "attack, and the lift's interval over seeds",
                         flags=self.codes(row, a, ("missing-seeds",)),
@@ -265,10 +183,6 @@ class Builder:
         return Table(f"{self.short['dataset'][dataset]}: {name} of the attacked items", headers,
                      rows, notes=[f"[{n}] {r}" for r, n in notes.items()], kind="exposure",
                      fixed=2 + (len(metrics) > 1))
-
-    @staticmethod
-    def _signed(value: float) -> str:
-        return NONE if math.isnan(value) else f"{value:+.4f}".replace("-", "−")
 
     def fairness(self, dataset: str) -> Table | None:
         """Gap and worst group per user attribute, without attack."""
@@ -381,7 +295,7 @@ class Builder:
                     View(self.short["model"][e.row[1]], full=e.row[1]),
                     View(self.short["defense"][e.row[2]], full=e.row[2]),
                     View(self.short["attack"][e.attack], full=e.attack), View(versus),
-                    View(self._signed(t.difference), interval(ends), sort=t.difference),
+                    View(signed(t.difference), interval(ends), sort=t.difference),
                     View(number(t.effect, 2), sort=t.effect), View(p_value(t.p), sort=t.p),
                     View(p_value(test.holm), sort=test.holm), View(f"{t.test}, {t.users} users")])
         if not rows:
@@ -391,25 +305,34 @@ class Builder:
                      numeric_from=4, kind="tests")
 
     def flag_lines(self, most: int = 0) -> list[str]:
-        """One line per kind of flag: its letter, what it means, where it fired (`most` places;
+        """One line per kind of flag: its letter, what it means, where it fired (`most` rows;
         0: all)."""
         lines = []
         for code, meaning in EXPLAINED.items():
-            fired = [f for f in self.flags if f.code == code]
-            if fired:
-                shown = fired[:most] if most and len(fired) > most + 1 else fired
-                where = "; ".join(f"{self._where(f)} ({f.detail})" for f in shown)
-                if len(shown) < len(fired):
-                    where += f"; and {len(fired) - len(shown)} more"
-                lines.append(f"[{MARKS[code]}] {meaning}. Here: {where}.")
+            rows: dict[Row | None, list[Flag]] = {}
+            for flag in self.flags:
+                if flag.code == code:
+                    rows.setdefault(flag.row, []).append(flag)
+            shown = list(rows)[:most] if most and len(rows) > most + 1 else list(rows)
+            where = [f"{self._name(row)}: {self._fired(rows[row])}" for row in shown]
+            if len(shown) < len(rows):
+                where.append(f"and {len(rows) - len(shown)} more rows")
+            if rows:
+                lines.append(f"[{MARKS[code]}] {meaning}. {'; '.join(where)}.")
         return lines
 
-    def _where(self, flag: Flag) -> str:
-        if flag.row is None:
+    def _name(self, row: Row | None) -> str:
+        if row is None:
             return "the whole run"
-        dataset, model, defense = flag.row
-        parts = [self.short["model"][model], self.short["defense"][defense]]
+        parts = [self.short["model"][row[1]], self.short["defense"][row[2]]]
         if len(self.board.datasets) > 1:
-            parts.insert(0, self.short["dataset"][dataset])
-        text = "/".join(parts)
-        return text if flag.attack is None else f"{self.short['attack'][flag.attack]} on {text}"
+            parts.insert(0, self.short["dataset"][row[0]])
+        return "/".join(parts)
+
+    def _fired(self, flags: Sequence[Flag]) -> str:
+        """The attacks concerned, and the figures: once where they are the same for all."""
+        names = ["" if f.attack is None else self.short["attack"][f.attack] for f in flags]
+        if len({f.detail for f in flags}) == 1:
+            listed = ", ".join(n for n in names if n)
+            return f"{listed} ({flags[0].detail})" if listed else flags[0].detail
+        return ", ".join(f"{n} ({f.detail})" for n, f in zip(names, flags, strict=True))

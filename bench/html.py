@@ -11,7 +11,8 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from bench._board_tables import ABOUT, Builder, number
+from bench._board_tables import ABOUT, Builder
+from bench._board_view import number
 from bench.flags import EXPLAINED, MARKS
 from bench.leaderboard import Entry, Estimate
 
@@ -130,6 +131,10 @@ def dots(lines: Sequence[tuple[str, Sequence[Point]]], axis: str, zero: bool = F
     title = f"{axis} by model and defense"
     out = [Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}"><title>{}</title>').format(
         WIDTH, height, title, title)]
+    for n, band in enumerate(bands):
+        if n % 2 == 0:
+            out.append(Markup('<rect class="band" x="0" y="{}" width="{}" height="{}"/>').format(
+                14 + sum(bands[:n]), WIDTH, band))
     for tick in _ticks(low, high):
         out.append(Markup('<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="10" y2="{y}"/>'
                           '<text class="tick" x="{x:.1f}" y="{t}">{label}</text>').format(
@@ -140,11 +145,7 @@ def dots(lines: Sequence[tuple[str, Sequence[Point]]], axis: str, zero: bool = F
     out.append(Markup('<text class="tick" x="{}" y="{}">{}</text>').format(
         (LEFT + WIDTH - RIGHT) / 2, height - 3, axis))
     top = 14.0
-    for n, (label, found) in enumerate(lines):
-        band = bands[n]
-        if n % 2 == 0:
-            out.append(Markup('<rect class="band" x="0" y="{:.1f}" width="{}" height="{}"/>')
-                       .format(top, WIDTH, band))
+    for (label, found), band in zip(lines, bands, strict=True):
         shown = label if len(label) <= 36 else label[:35] + "…"
         out.append(Markup('<text class="name" x="{}" y="{:.1f}">{}<title>{}</title></text>')
                    .format(LEFT - 10, top + band / 2 + 4, shown, label))

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench import stats
-from bench._board_tables import ABOUT, Builder, Table, View
+from bench._board_tables import ABOUT, Builder
+from bench._board_view import Table, View
 from bench._cells import load
 from bench.errors import InputError
 from bench.flags import Flag, find
