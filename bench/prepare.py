@@ -194,7 +194,7 @@ def number(ids: Sequence[str]) -> tuple[Ints, list[str]]:
     whole = all(i.isdecimal() for i in distinct)
     ordered = sorted(distinct, key=lambda i: (int(i), i)) if whole else sorted(distinct)
     place = {name: n for n, name in enumerate(ordered)}
-    return np.fromiter((place[i] for i in ids), np.int64, len(ids)), ordered
+    return np.fromiter(map(place.__getitem__, ids), np.int64, len(ids)), ordered
 
 
 def _close_up(column: Ints, ids: list[str]) -> tuple[Ints, tuple[str, ...]]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from bench.api import Dataset, DatasetPlugin, Interactions, param
 from bench.data import check
+from bench.splits import TEST, TRAIN, VALID, leave_last_out
 
 
 class Blocks(DatasetPlugin):
@@ -47,12 +48,12 @@ class Blocks(DatasetPlugin):
         place = np.tile(np.arange(length), self.users)
         rows = Interactions(users=users, items=items, ratings=ratings,
                             times=place * 3600.0 + rng.integers(0, 3600, len(users)))
+        parts = leave_last_out(rows, test=2, valid=1)
         genres = np.array([f"genre{b}" for b in item_block], object)
         return check(Dataset(
             name=self.name, user_ids=tuple(f"u{u}" for u in range(self.users)),
             item_ids=tuple(f"i{i}" for i in range(self.items)),
-            train=rows[place < length - 3], valid=rows[place == length - 3],
-            test=rows[place >= length - 2],
+            train=rows[parts == TRAIN], valid=rows[parts == VALID], test=rows[parts == TEST],
             user_attributes={
                 "gender": np.array(["F" if u % 2 else "M" for u in range(self.users)], object),
                 "age": rng.integers(18, 70, self.users).astype(np.float64)},
