@@ -181,6 +181,15 @@ def test_pairs_limits_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [len(b["users"]) for b in attack_batches(model, pairs=8)] == [4, 4]
 
 
+@pytest.mark.parametrize("order", ["rows", "users"])
+def test_attacks_take_every_row_once_however_epochs_are_made(order: str) -> None:
+    model = make(order=order)
+    pairs = sorted((int(u), int(i)) for b in attack_batches(model)
+                   for u, i in zip(b["users"], b["items"], strict=True))
+    train = model.data.train
+    assert pairs == sorted(zip(train.users.tolist(), train.items.tolist(), strict=True))
+
+
 def test_test_positives_as_source(model: BprRecommender) -> None:
     batches = attack_batches(model, "test")
     pairs = {(int(u), int(i)) for b in batches

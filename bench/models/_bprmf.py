@@ -62,7 +62,7 @@ class BprRecommender(TorchRecommender):
         if source not in self._rows:
             self._rows[source] = Rows(self.data, self.ctx, source)
         rows = self._rows[source]
-        if self.hyper.order == "users" and source == "train":
+        if self.hyper.order == "users" and source == "train" and epoch > 0:  # 0: for attacks
             return rows.user_runs(epoch, size)
         return rows.pairs(epoch, size)
 

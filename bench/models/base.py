@@ -116,7 +116,8 @@ class TorchRecommender(Recommender):
     @abstractmethod
     def batches(self, epoch: int, size: int, source: str = "train") -> Iterator[Batch]:
         """The batches of one epoch, in an order and with negatives that depend on seed, epoch
-        and the rows alone. `source` "test" makes them of the test positives instead."""
+        and the rows alone. `source` "test" makes them of the test positives instead. Training
+        begins with epoch 1; epoch 0 is what attacks take, and holds every row once."""
 
     @abstractmethod
     def tables(self) -> dict[str, Table]:
