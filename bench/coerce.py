@@ -6,7 +6,6 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
 from typing import Any, Union
 
 from bench.errors import nearest
@@ -36,7 +35,7 @@ def check_annotations(cls: type) -> str | None:
     for name, hint in found.items():
         if not _supported(hint):
             return (f"has the parameter {name!r} of type {type_name(hint)}; a parameter is int, "
-                    "float, bool, str, tuple[...], dict[str, ...] or one of these | None")
+                    "float, bool, str, tuple[...] or one of these | None")
     return None
 
 
@@ -44,10 +43,10 @@ def _supported(hint: Any) -> bool:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         return all(_supported(h) for h in inner)
-    if origin in (tuple, list, dict, Mapping, Sequence):
+    if origin is tuple:
         return all(h is ... or _supported(h) for h in inner)
     return origin is typing.Literal or hint in (
-        int, float, bool, str, None, types.NoneType, Any, tuple, list, dict)
+        int, float, bool, str, None, types.NoneType, Any, tuple)
 
 
 def type_name(hint: Any) -> str:
@@ -71,7 +70,7 @@ def depth(hint: Any) -> int:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         return max(depth(h) for h in inner)
-    if origin in (tuple, list, Sequence) or hint in (tuple, list):
+    if origin is tuple or hint is tuple:
         return 1 + max((depth(h) for h in inner if h is not ...), default=0)
     return 0
 
@@ -88,13 +87,25 @@ def allowed(field: dataclasses.Field[Any], hint: Any) -> str:
     meta = field.metadata
     if meta.get("choices"):
         return "one of " + ", ".join(show(c) for c in meta["choices"])
-    base = [SIMPLE[h] for h in _members(hint) if h in SIMPLE]
-    text = " or ".join(base) if base and depth(hint) == 0 else type_name(hint)
     bounds = [f"{word} {show(meta[key])}" for key, word in (
         ("above", "above"), ("low", "at least"), ("high", "at most"))
         if meta.get(key) is not None]
-    none = " or null" if types.NoneType in _members(hint) and depth(hint) == 0 else ""
-    return text + (" " + " and ".join(bounds) if bounds else "") + none
+    return _in_words(hint) + (" " + " and ".join(bounds) if bounds else "") + (
+        ", or null" if types.NoneType in _members(hint) else "")
+
+
+def _in_words(hint: Any) -> str:
+    """A type for people: "a list of whole numbers"."""
+    members = [h for h in _members(hint) if h is not types.NoneType]
+    if len(members) > 1:
+        return " or ".join(map(_in_words, members))
+    inner = typing.get_args(members[0])
+    if typing.get_origin(members[0]) is tuple and inner[1:] == (...,):
+        plural = {int: "whole numbers", float: "numbers", str: "words", bool: "truth values"}
+        return f"a list of {plural.get(inner[0], 'lists')}"
+    if typing.get_origin(members[0]) is tuple:
+        return f"[{', '.join(map(type_name, inner))}]"
+    return SIMPLE.get(members[0], type_name(members[0]))
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
@@ -143,18 +154,12 @@ def convert(node: Node, hint: Any) -> Any:
                     return choice
         raise CoerceError(f"{written(node)} is not allowed", node.line,
                           hint="allowed: " + ", ".join(map(str, inner)))
-    if origin in (tuple, list, Sequence) or hint in (tuple, list):
+    if origin is tuple or hint is tuple:
         return _tuple(node, inner)
-    if origin in (dict, Mapping) or hint is dict:
-        if not isinstance(node, Map):
-            raise CoerceError(f"{written(node)} is not a mapping", node.line,
-                              hint="write {name: value, …}")
-        of = inner[1] if len(inner) == 2 else Any
-        return {k: _inside(v, of, f".{k}") for k, v in node.items.items()}
     if hint is Any and not isinstance(node, Scalar):
         if isinstance(node, List):
             return tuple(convert(n, Any) for n in node.items)
-        return {k: convert(v, Any) for k, v in node.items.items()}
+        raise CoerceError("a mapping is no value", node.line)
     if not isinstance(node, Scalar):
         raise CoerceError(f"{written(node)} is not {SIMPLE.get(hint, 'a single value')}",
                           node.line)

@@ -65,7 +65,7 @@ class Axis:
                     f"{singular(kind)} gets its own dash")
             else:
                 what = "nothing" if isinstance(item, (Scalar, Map)) else "a list"
-                self.problems.add(f"{what} stands where {singular(kind)} is named", item.line, key,
+                self.problems.add(f"{what} stands where {ARTICLES[kind]} is named", item.line, key,
                                   "write a name, or {name: {parameter: value}}")
 
     def _entry(self, name: str, params: Node | None, line: int, key: str) -> list[Plugin]:
@@ -95,6 +95,8 @@ class Axis:
         listed = chosen.items if isinstance(chosen, List) else [chosen]
         if not listed:
             self.problems.add("an empty list names nothing", chosen.line, f"{key}.{word}")
+        chosen_names = [n.text for n in listed if isinstance(n, Scalar) and n.text in members]
+        rest = self._known_to_all(chosen_names, rest, key)
         for i, item in enumerate(listed):
             at = f"{key}.{word}[{i}]" if isinstance(chosen, List) else f"{key}.{word}"
             if not isinstance(item, Scalar):
@@ -106,6 +108,21 @@ class Axis:
             else:
                 made += self._make(item.text, rest, line, at, key)
         return made
+
+    def _known_to_all(self, names: list[str], params: Map, key: str) -> Map:
+        """The parameters that every one of these members has; the others are problems, once."""
+        known = {name: parameters(self.registry.get(self.kind, name)) for name in names}
+        for param in params.items:
+            lacking = [name for name in names if param not in known[name]]
+            if lacking:
+                which = ", ".join(lacking[:5]) + (" and others" if len(lacking) > 5 else "")
+                self.problems.add(
+                    f"{which} {'has' if len(lacking) == 1 else 'have'} no parameter {param!r}",
+                    params.lines[param], f"{key}.{param}",
+                    nearest(param, {p for name in lacking for p in known[name]}))
+        shared = {p: node for p, node in params.items.items()
+                  if all(p in known[name] for name in names)}
+        return Map(shared, params.lines, params.line)
 
     def _make(self, name: str, params: Map, line: int, key: str, under: str) -> list[Plugin]:
         """Every combination of the values given for one plugin's parameters."""
@@ -123,10 +140,12 @@ class Axis:
         for param, node in params.items.items():
             at = f"{under}.{param}"
             if param not in known_fields:
-                at_line = params.lines[param]
+                hint = nearest(param, known_fields) if known_fields else \
+                    "it has no parameters at all"
+                if param.isdigit():
+                    hint = "a comma separates parameters; decimals have a point, as in 0.5"
                 self.problems.add(f"{singular(self.kind)} {name!r} has no parameter {param!r}",
-                                  at_line, at, nearest(param, known_fields) if known_fields
-                                  else "it has no parameters at all")
+                                  params.lines[param], at, hint)
                 continue
             choices[param] = self._values(node, known_fields[param], types[param], at)
         if any(not values for values in choices.values()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,7 +105,9 @@ def _axis(kind: str, registry: Registry, sections: Sections) -> tuple[Plugin, ..
     problems = sections.problems
     found = len(problems.errors)
     made = Axis(kind, registry, problems, sections.notes).plugins(sections.get(kind))
-    if not made and len(problems.errors) == found:
+    mistyped = [k for k in sections.root.items if k not in KEYS]  # told already, once is enough
+    meant = kind not in sections.root.items and difflib.get_close_matches(kind, mistyped)
+    if not made and len(problems.errors) == found and not meant:
         example = {"datasets": "[ml-100k]", "models": "[pop, BPR]"}[kind]
         line = sections.root.lines.get(kind, sections.root.line)
         problems.add(f"no {kind} are given", line, kind, f"write {kind}: {example}")

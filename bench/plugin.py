@@ -59,13 +59,11 @@ class Plugin:
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> Self:
-        """The plugin back from `params()`: lists become tuples where the field is one.
+        """The plugin back from `params()`: lists become tuples, lists inside lists too.
 
         Values are taken as they are; `bench.grid` checks and coerces what users write.
         """
-        known = {f.name: f for f in _fields(cls)}
-        return cls(**{k: tuple(v) if isinstance(v, list) and isinstance(known[k].default, tuple)
-                      else v for k, v in params.items()})
+        return cls(**{k: _solid(v) for k, v in params.items()})
 
     @classmethod
     def test_params(cls) -> dict[str, Any]:
@@ -84,6 +82,10 @@ def _fields(cls: type) -> tuple[dataclasses.Field[Any], ...]:
 
 def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _solid(value: Any) -> Any:
+    return tuple(_solid(v) for v in value) if isinstance(value, list) else value
 
 
 def show(value: Any) -> str:

@@ -30,7 +30,7 @@ def scalar(node: Scalar, hint: Any) -> Any:
     text = node.text.strip()
     if hint is str:
         if node.is_null:
-            raise CoerceError("nothing is given", node.line, hint="text is needed")
+            raise CoerceError("nothing is given", node.line)
         return node.text
     if hint in (None, types.NoneType):
         if node.is_null:
@@ -39,13 +39,12 @@ def scalar(node: Scalar, hint: Any) -> Any:
     if hint is Any:
         return _native(node)
     if node.is_null:
-        raise CoerceError("nothing is given", node.line, hint=f"{SIMPLE[hint]} is needed")
+        raise CoerceError("nothing is given", node.line)
     if hint is bool:
         word = text.lower()
         if word in _TRUE + _FALSE:
             return word in _TRUE
-        raise CoerceError(f"{written(node)} is not true or false", node.line,
-                          hint="write true or false")
+        raise CoerceError(f"{written(node)} is not true or false", node.line)
     return number(node, hint)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bench.api import ModelPlugin, param
-from bench.errors import TrainingError
+from bench.errors import InputError, TrainingError
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +36,13 @@ class TrainedModel(ModelPlugin):
                           "keep the last epoch", low=0)
     validate_every: int = param(1, "epochs between validations", low=1)
     validate: str = param("ndcg@10", "metric on the validation split that decides when to stop")
+
+    def __post_init__(self) -> None:
+        from bench.metrics.names import parse_metric
+
+        if parse_metric(self.validate).spec.user is None:
+            raise InputError(f"metric {self.validate!r} cannot decide when training stops",
+                             hint="validate takes an accuracy metric such as ndcg@10")
 
 
 @dataclass

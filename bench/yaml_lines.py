@@ -14,7 +14,7 @@ import yaml
 from bench.errors import InputError
 
 MOST_BYTES = 4_000_000
-MOST_NODES = 200_000
+MOST_NODES = 50_000
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -169,7 +169,10 @@ def _syntax(error: yaml.MarkedYAMLError, path: Path, text: str) -> InputError:
         hint = "check brackets, colons and indentation here and on the line before"
     elif "cannot start any token" in problem:
         hint = "a value that starts with this character needs quotes"
-    context = f" {error.context}" if error.context and hint is None else ""
+    context = ""
+    if error.context and error.context_mark is not None:
+        start = error.context_mark.line + 1
+        context = f", {error.context}" + (f" that starts on line {start}" if start != line else "")
     return InputError(f"is not valid YAML: {problem}{context}", file=path, line=line, hint=hint)
 
 
@@ -225,8 +228,9 @@ class _Walker:
                 if any(not isinstance(p, Map) for p in parts):
                     self.problems.add("<< merges a mapping or a list of mappings", line, path)
             elif name in made.items:
-                self.problems.add(f"the key {name!r} stands twice: on line {made.lines[name]} "
-                                  f"and on line {line}", line, path,
+                first = made.lines[name]
+                where = f"lines {first} and {line}" if first != line else f"line {line}"
+                self.problems.add(f"the key {name!r} stands twice, on {where}", line, path,
                                   "YAML would keep the last in silence; keep one")
             else:
                 made.items[name], made.lines[name] = value, line
