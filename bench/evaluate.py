@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from bench.errors import InputError
 from bench.metrics import beyond, pointwise
-from bench.metrics.counts import Counts, item_table
+from bench.metrics.counts import Counts
+from bench.metrics.exposure import item_table, target_hr, target_rank
 from bench.metrics.groups import (
     SMALLEST,
     Grouping,
@@ -49,7 +50,13 @@ class Evaluation:
             metric by its name, "group:<attribute>" (the user's group, "" for none).
         items: columns with an entry per item: "item" (outside id), "popularity" (clean train
             count), "eligible" (users who do not have it), "exposure@K", "mean-rank".
-        facts: users_evaluated, users_skipped, tie_share, score_seconds, score_users_per_s, ….
+        facts: users_evaluated, users_skipped; test_rows_known (positives of the split that are
+            masked: not to be found); tie_share (users whose list ends inside a tie; the largest
+            over the cut-offs) and tie_share_at (by K); undefined (metric -> why it is NaN, or
+            for whom); group_sizes, small_groups (enter no gap), group_missing, item_groups;
+            point_pairs, point_positives, score_kind. And two times, which alone differ from
+            run to run: score_seconds (the model's scoring and a defense's re-ranking, ranking
+            left out, after a warm-up) and score_users_per_s.
     """
 
     values: list[tuple[str, str, float]] = field(default_factory=list)
@@ -152,8 +159,9 @@ def evaluate(model: Recommender, data: Dataset, metrics: Sequence[str], *,
         elif metric.spec.kind == "catalogue":
             result.values.append((str(metric), "all", pass_.catalogue(metric)))
         elif metric.spec.kind == "target" and wanted is not None:
-            column = "mean-rank" if metric.k is None else f"exposure@{metric.k}"
-            result.values.append((str(metric), "all", _mean(result.items[column][wanted])))
+            value = target_rank(result.items["mean-rank"], wanted) if metric.k is None else \
+                target_hr(result.items[f"exposure@{metric.k}"], wanted)
+            result.values.append((str(metric), "all", value))
     _point(result, pass_, asked)
     for attribute in grouping.users:
         _by_user_group(result, pass_, asked, user_groups(data, attribute))

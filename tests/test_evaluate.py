@@ -15,7 +15,7 @@ from bench.models.base import Recommender
 
 KS = (1, 3)
 PER_USER = ("hr", "ndcg", "recall", "precision", "f1", "mrr", "map")
-LISTS = ("novelty", "arp", "aplt", "coverage", "gini")
+LISTS = ("novelty", "arp", "aplt", "aplt-all", "coverage", "gini")
 
 
 class Fixed(Recommender):
@@ -66,9 +66,9 @@ def taken(data, user, *splits):
                                                   strict=True) if u == user}
 
 
-def lists_of(data, table, user):
+def lists_of(data, table, user, masked=("train", "valid")):
     """All equally likely full orders of a user's eligible items."""
-    eligible = np.array(sorted(set(range(data.n_items)) - taken(data, user, "train", "valid")))
+    eligible = np.array(sorted(set(range(data.n_items)) - taken(data, user, *masked)))
     own = np.asarray(table)[user][eligible]
     return [[int(eligible[i]) for i in order] for order in orders(own)]
 
@@ -77,17 +77,20 @@ def values(result):
     return {name: value for name, group, value in result.values if group == "all"}
 
 
+@pytest.mark.parametrize("mask", ["known", "none"])
 @pytest.mark.parametrize("seed", range(6))
-def test_everything_against_all_orders(seed):
+def test_everything_against_all_orders(seed, mask):
     data = dataset(seed, fakes=2)
     table = np.random.default_rng(seed).integers(0, 3, (data.n_users, 6)).astype(np.float32)
     names = [f"{n}@{k}" for n in (*PER_USER, *LISTS, "target-hr") for k in KS]
-    result = evaluate(Fixed(data, table), data, [*names, "target-rank"], targets=[0, 4])
+    result = evaluate(Fixed(data, table), data, [*names, "target-rank"], targets=[0, 4],
+                      mask=mask)
     got = values(result)
     evaluated = sorted({int(u) for u in data.test.users
                         if taken(data, u, "test") - taken(data, u, "train", "valid")})
     assert result.users["user"].tolist() == [data.user_ids[u] for u in evaluated]
-    every = {u: lists_of(data, table, u) for u in range(data.n_genuine)}
+    masked = ("train", "valid") if mask == "known" else ()
+    every = {u: lists_of(data, table, u, masked) for u in range(data.n_genuine)}
     count = np.zeros(6)
     for u, i in zip(data.train.users, data.train.items, strict=True):
         count[i] += u < data.n_genuine
@@ -100,7 +103,12 @@ def test_everything_against_all_orders(seed):
             assert result.users[f"{name}@{k}"] == pytest.approx(want, abs=1e-12)
             assert got[f"{name}@{k}"] == pytest.approx(np.mean(want), abs=1e-12)
         tail = np.array([i not in head for i in range(6)], float)
-        for name, column in (("novelty", bits), ("arp", count), ("aplt", tail)):
+        later = [i for s in ("valid", "test") for i in getattr(data, s).items]
+        whole = count + np.bincount(later, minlength=6)
+        top = min(range(6), key=lambda i: (-whole[i], i))
+        tail_all = np.array([i != top for i in range(6)], float)
+        for name, column in (("novelty", bits), ("arp", count), ("aplt", tail),
+                             ("aplt-all", tail_all)):
             want = [np.mean([column[o[:k]].mean() for o in every[u]]) for u in evaluated]
             assert result.users[f"{name}@{k}"] == pytest.approx(want, abs=1e-8), name
         inside = {u: np.array([[i in o[:k] for i in range(6)] for o in every[u]]).mean(0)
@@ -380,6 +388,14 @@ def test_labelled_pairs():
     no_labels = dataset(0)
     got = evaluate(Fixed(no_labels, np.zeros((5, 6), np.float32)), no_labels, ["point-auc"])
     assert "no labelled pairs" in got.facts["undefined"]["point-auc"]
+
+
+def test_names_make_no_groups():
+    data = dataset(0, users=250, items=6)
+    data = data.replace(user_attributes={"name": np.array([f"n{u}" for u in range(250)], object)})
+    with pytest.raises(InputError, match="250 different values"):
+        evaluate(Fixed(data, np.zeros((250, 6), np.float32)), data, ["hr@1"],
+                 groups=SimpleNamespace(users=["name"], items=[]))
 
 
 def test_nobody_to_evaluate_is_said():

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SCORES_PER_BLOCK = 1 << 21
 MOST_USERS = 1 << 16  # of a block, so that sums of fixed-point weights stay exact in float64
-WARM_UP_USERS = 64
+WARM_UP_USERS = 16
 
 
 def stream(model: Recommender, data: Dataset, plan: Plan, *, split: str, cutoffs: Sequence[int],

@@ -20,7 +20,8 @@ def hr(ranks: Ranks, k: int) -> Floats:
 
     Ties: of t equal items of which r are relevant, c fit into the list; none of the r is among
     them with probability C(t−r, c)/C(t, c) = Π_{x<r} (t−c−x)/(t−x). (ARLib's "Hit Ratio",
-    Σ hits/Σ|T|, is another quantity: recall over all users together.)
+    Σ hits/Σ|T|, is another quantity: recall over all users together.) Deshpande & Karypis, TOIS
+    2004.
 
     >>> hr(Ranks.of([[2, 9], [11]], eligible=20), k=10)
     array([1., 0.])
@@ -31,7 +32,7 @@ def hr(ranks: Ranks, k: int) -> Floats:
 
 
 def recall(ranks: Ranks, k: int) -> Floats:
-    """Recall: Σ_{k≤K} h_k / |T|.
+    """Recall: Σ_{k≤K} h_k / |T|, also where |T| > K (van Rijsbergen 1979, as precision, F1).
 
     >>> recall(Ranks.of([[2, 9, 30, 31]], eligible=40), k=10)
     array([0.5])
@@ -115,7 +116,8 @@ def _first_hit(g: Ints, t: Ints, r: Ints, k: int) -> Floats:
 
 
 def average_precision(ranks: Ranks, k: int) -> Floats:
-    """AP@K = Σ_{k≤K} h_k·P@k / min(K, |T|); without @K the full list. Its mean is MAP.
+    """AP@K = Σ_{k≤K} h_k·P@k / min(K, |T|); without @K the full list. Its mean is MAP (Buckley
+    & Voorhees, SIGIR 2000).
 
     Ties: of a group with g better items (R of them relevant), t items and r relevant, with
     X = min(t, K−g) of its places in the list, each relevant one adds
@@ -139,7 +141,8 @@ def auc(ranks: Ranks, k: int) -> Floats:
     """P(s_pos > s_neg) + ½·P(s_pos = s_neg) over a user's relevant items and eligible others.
 
     Every user counts the same (RecBole's GAUC weights by |T|). NaN for a user whose eligible
-    items are all relevant; such users are left out of the mean and counted.
+    items are all relevant; such users are left out of the mean and counted (Rendle et al., UAI
+    2009).
 
     Of 4 others, 1 stands above the first relevant item and 3 above the second: (3/4 + 1/4)/2.
 

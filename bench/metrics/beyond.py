@@ -22,6 +22,7 @@ TAIL = 0.5  # share of items in the tail of head, mid and tail
 def coverage(covered: Floats) -> float:
     """Catalogue coverage: |∪_u L_u| / |I|, expected: mean over all items of 1 − Π_u (1 − p_ui).
 
+    Items that no model knows count in |I| (Herlocker et al., TOIS 2004; Ge et al., RecSys 2010).
     Three of four items are in somebody's list:
 
     >>> coverage(np.array([1.0, 1.0, 1.0, 0.0]))
@@ -35,6 +36,7 @@ def gini(exposure: Floats) -> float:
 
     Over all m items, those never shown included: 0 if all are shown alike, (m − 1)/m if one
     takes everything. NaN if nothing is shown. (Elliot's "Gini" is 1 minus this.)
+    Fleder & Hosanagar, Management Science 2009.
 
     >>> gini(np.array([5.0, 5.0, 5.0, 5.0])), gini(np.array([0.0, 8.0, 0.0, 0.0]))
     (0.0, 0.75)
@@ -105,6 +107,26 @@ def whole_popularity(data: Dataset) -> Ints:
     later = [np.bincount(data.truth(s).items, minlength=data.n_items) for s in ("valid", "test")]
     total: Ints = data.popularity + later[0] + later[1]
     return total
+
+
+def list_mean(sure: Ints, open_: Ints, better: Ints, tied: Ints, eligible: Ints,
+              k: int) -> Floats:
+    """Expected mean of an item value (popularity, novelty, tail) over each user's list.
+
+    The list holds min(K, eligible) items: `better` of them for sure, whose values add up to
+    `sure`; where `tied` more do not all fit, each of these, with values that add up to `open_`,
+    is in it with probability (K − better)/tied. Where all fit, `sure` counts them as well.
+
+    Popularities 9 and 4 are in the list of 3 for sure; one of two tied items with popularities
+    2 and 6 comes third, so (9 + 4 + 8/2)/3:
+
+    >>> one = [np.array([v]) for v in (13, 8, 2, 2, 50)]
+    >>> list_mean(*one, k=3).round(4)
+    array([5.6667])
+    """
+    share = np.where(better + tied > k, (k - better) / np.maximum(tied, 1), 0.0)
+    mean: Floats = (sure + share * open_) / np.minimum(k, eligible)
+    return mean
 
 
 def columns(data: Dataset, names: set[str]) -> dict[str, tuple[Ints, int]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.metrics.plan import Plan
+from bench.metrics.beyond import list_mean
 from bench.metrics.ranks import Floats, Ints
 
 FIXED = 1 << 36  # the probability 1 in fixed point
@@ -93,45 +93,12 @@ class Counts:
 
     def list_mean(self, column: int, place: int, k: int, n_users: int) -> Floats:
         """Expected mean of a value column over the list of each of the first users, (n_users,)."""
-        better, tied = self.cut_better[:n_users, place], self.cut_tied[:n_users, place]
-        share = np.where(better + tied > k, (k - better) / np.maximum(tied, 1), 0.0)
-        total = (self.sure_sum[column, :n_users, place]
-                 + share * self.open_sum[column, :n_users, place])
-        return total / np.minimum(k, self.eligible[:n_users])
+        first = slice(n_users)
+        return list_mean(self.sure_sum[column, first, place], self.open_sum[column, first, place],
+                         self.cut_better[first, place], self.cut_tied[first, place],
+                         self.eligible[first], k)
 
     def tie_share(self, place: int, k: int, n_users: int) -> float:
         """Share of the first users whose list ends inside a tie."""
         ends = self.cut_better[:n_users, place] + self.cut_tied[:n_users, place]
         return float(np.mean(ends > k)) if n_users else 0.0
-
-
-def item_table(counts: Counts, plan: Plan, n_items: int,
-               cutoffs: tuple[int, ...]) -> dict[str, Floats | Ints]:
-    """Exposure and rank of every item among the users who have not taken it in any split.
-
-    Args:
-        counts: of a pass over all genuine users, over the pairs of `plan`.
-
-    Returns:
-        "eligible": genuine users without the item in train, valid and test, (m,);
-        "exposure@K": mean over them of P(the item is in the list of length K), (m,);
-        "mean-rank": mean over them of its expected rank among their eligible items, 1 is best,
-        (m,). NaN where nobody is eligible.
-    """
-    taken = np.bincount(plan.pair_item, minlength=n_items)
-    eligible = len(plan.users) - taken - np.bincount(plan.known_item, minlength=n_items)
-    least = np.maximum(eligible, 1)
-    table: dict[str, Floats | Ints] = {"eligible": eligible.astype(np.int64)}
-
-    def over_pairs(values: Ints) -> Ints:
-        summed = np.zeros(n_items, np.int64)
-        np.add.at(summed, plan.pair_item, values)
-        return summed
-
-    for place, k in enumerate(cutoffs):
-        lists = counts.sure[:, place].sum(axis=0) * FIXED + counts.chance[:, place].sum(axis=0)
-        lists = lists - over_pairs(counts.pair_chance(k))
-        table[f"exposure@{k}"] = np.where(eligible > 0, lists / FIXED / least, np.nan)
-    twice = counts.rank_sum - over_pairs(2 * counts.better + counts.tied + 1)
-    table["mean-rank"] = np.where(eligible > 0, twice / 2 / least, np.nan)
-    return table

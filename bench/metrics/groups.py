@@ -15,6 +15,7 @@ from bench.metrics.beyond import popularity_groups
 from bench.metrics.ranks import Floats, Ints
 
 SMALLEST = 20  # evaluated users below which a group enters no gap and no worst
+MOST_GROUPS = 200  # labels above which a column is no grouping (names, addresses)
 MOST_VALUES = 10  # distinct numbers above which a column is cut into thirds
 
 Column = npt.NDArray[np.generic]
@@ -58,13 +59,13 @@ def user_groups(data: Dataset, attribute: str) -> Groups:
     is in several groups; a missing value is in none.
 
     Raises:
-        InputError: the data has no such attribute.
+        InputError: the data has no such attribute, or it has too many values.
     """
     if attribute == "activity":
         return Groups(attribute, _thirds(data.activity.astype(np.float64),
                                          ("low", "mid", "high")))
     column = _find(data.user_attributes, attribute, "users", "activity", data.name)
-    return Groups(attribute, _by_value(column))
+    return Groups(attribute, _by_value(column, attribute))
 
 
 def item_groups(data: Dataset, attribute: str) -> Groups:
@@ -72,24 +73,22 @@ def item_groups(data: Dataset, attribute: str) -> Groups:
     train counts), tail (least popular half), mid. An item with n values is 1/n in each.
 
     Raises:
-        InputError: the data has no such attribute.
+        InputError: the data has no such attribute, or it has too many values.
     """
     if attribute == "popularity":
         return Groups(attribute, popularity_groups(data.popularity))
     column = _find(data.item_attributes, attribute, "items", "popularity", data.name)
-    groups = _by_value(column)
+    groups = _by_value(column, attribute)
     several = np.maximum(sum(groups.values(), start=np.zeros(len(column))), 1.0)
     return Groups(attribute, {label: inside / several for label, inside in groups.items()})
 
 
 def check_groups(data: Dataset, grouping: Grouping) -> None:
-    """Refuse attributes that the data does not have (InputError)."""
+    """Refuse attributes that the data does not have, or that make no groups (InputError)."""
     for attribute in grouping.users:
-        if attribute != "activity":
-            _find(data.user_attributes, attribute, "users", "activity", data.name)
+        user_groups(data, attribute)
     for attribute in grouping.items:
-        if attribute != "popularity":
-            _find(data.item_attributes, attribute, "items", "popularity", data.name)
+        item_groups(data, attribute)
 
 
 def _find(columns: Mapping[str, Column], attribute: str, whose: str, made: str,
@@ -100,7 +99,7 @@ def _find(columns: Mapping[str, Column], attribute: str, whose: str, made: str,
     return columns[attribute]
 
 
-def _by_value(column: Column) -> dict[str, Floats]:
+def _by_value(column: Column, attribute: str) -> dict[str, Floats]:
     if column.dtype.kind in "fiub":
         numbers = column.astype(np.float64)
         values = np.unique(numbers[~np.isnan(numbers)])
@@ -110,6 +109,10 @@ def _by_value(column: Column) -> dict[str, Floats]:
     tokens = [(v,) if isinstance(v, str) else tuple(v) if v is not None else ()
               for v in column.tolist()]
     labels = sorted({t for row in tokens for t in row if t != ""})
+    if len(labels) > MOST_GROUPS:
+        raise InputError(f"attribute {attribute!r} has {len(labels)} different values, and a "
+                         f"grouping has at most {MOST_GROUPS}", key="groups",
+                         hint="group by an attribute with fewer values")
     place = {label: k for k, label in enumerate(labels)}
     inside = np.zeros((len(labels), len(tokens)))
     for at, row in enumerate(tokens):
