@@ -1,0 +1,326 @@
+"""User-level DP-SGD: clipping, sensitivity, noise, accounting, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench import dp
+from bench.accounting import epsilon_of, noise_for
+from bench.api import Context, Dataset, Defense
+from bench.datasets.blocks import Blocks
+from bench.defenses.dp_sgd import DpSgd, _Private
+from bench.defenses.none import NoDefense
+from bench.errors import InputError, PluginError
+from bench.models._bprmf import BprRecommender
+from bench.models.base import Batch, build
+from bench.models.bprmf import BPRMF
+from bench.models.pop import Pop
+from bench.training import FitResult, Loop, make_optimizer
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return Blocks(users=40, items=32).load()
+
+
+def started(data: Dataset, seed: int = 0, **params: object) -> BprRecommender:
+    model = build(BPRMF(**{"dim": 8, "init_std": 0.5, "batch_size": 64, "epochs": 2, **params}),
+                  data, Context(seed))
+    assert isinstance(model, BprRecommender)
+    return model
+
+
+def trained(data: Dataset, defense: Defense, epochs: int = 2, **params: object) -> tuple[
+        dict[str, Tensor], Loop]:
+    model = started(data, **params)
+    with model.ctx.seeded("train"):
+        loop = Loop(model, defense)
+        run = defense.wrap(loop) or loop.run_epoch
+        for epoch in range(1, epochs + 1):
+            model.module.train()
+            run(epoch)
+    return model.state(), loop
+
+
+def sample(model: BprRecommender, users: range | list[int], most: int = 6) -> tuple[
+        dp.Coordinates, dict[str, Tensor], Tensor]:
+    rows, counts = dp.UserRows(model, 1).take(torch.tensor(list(users)), 0, most)
+    return dp.Coordinates(model), rows, counts
+
+
+# -- what one user asks for --------------------------------------------------------------------
+
+@pytest.mark.parametrize("params", [{}, {"bias": True, "reduction": "sum", "l2": 0.1},
+                                    {"order": "users"}])
+@pytest.mark.parametrize("clip", [0.3, math.inf])
+def test_vectorised_gradients_agree_with_one_user_at_a_time(data, params, clip):
+    model = started(data, **params)
+    where, rows, counts = sample(model, [u for u in range(40) if u % 3 == 0])
+    keep = counts > 0
+    slow = dp.one_by_one(model, where, rows, counts[keep], clip)
+    fast = dp.vectorised(model, where, rows, counts[keep], clip)
+    assert slow.loss == pytest.approx(fast.loss, rel=1e-5)
+    assert torch.allclose(slow.norms, fast.norms, rtol=1e-5)
+    for kind in ("shared", "own"):
+        for key, expected in getattr(slow, kind).items():
+            assert torch.allclose(getattr(fast, kind)[key], expected, atol=1e-5), (kind, key)
+    assert dp.choose(model, where, rows, counts[keep])[1] == "vectorised"
+
+
+def test_chunks_change_nothing(data, monkeypatch):
+    model = started(data)
+    where, rows, counts = sample(model, range(40))
+    whole = dp.vectorised(model, where, rows, counts, 0.3)
+    monkeypatch.setattr(dp, "_FLOATS", 3 * 32 * 8)  # three users at a time
+    parts = dp.vectorised(model, where, rows, counts, 0.3)
+    assert torch.allclose(whole.shared["items.weight"], parts.shared["items.weight"], atol=1e-6)
+
+
+@pytest.mark.parametrize("way", [dp.one_by_one, dp.vectorised])
+def test_each_user_moves_the_sum_by_at_most_the_clip(data, way):
+    """Brute force: the sum with everybody against the sum without user u, for every u. Rows of
+    items that several of a user's interactions touch count once, in full."""
+    model = started(data, init_std=2.0, bias=True)
+    clip = 0.7
+    where, rows, counts = sample(model, range(40), most=50)
+    everybody = way(model, where, rows, counts, clip)
+    assert int((everybody.norms > clip).sum()) == 40  # the clip is felt by all
+    for user in range(40):
+        mask = rows["users"] != user
+        others = way(model, where, {k: v[mask] for k, v in rows.items()},
+                     torch.cat([counts[:user], counts[user + 1:]]), clip)
+        moved = math.sqrt(sum(float((everybody.shared[k] - others.shared[k]).pow(2).sum())
+                              for k in everybody.shared))
+        assert moved <= clip * (1 + 1e-4)
+        assert moved >= clip * (1 - 1e-3)  # and the bound is used
+
+
+def test_removing_a_user_leaves_what_the_others_bring(data):
+    """Rows, negatives and the choice among them depend on nobody else."""
+    smaller = data.replace(train=data.train[data.train.users != 5])
+    for users in ([3, 4, 6], [30, 2]):
+        _, with_five, _ = sample(started(data), users, most=4)
+        _, without, _ = sample(started(smaller), users, most=4)
+        assert all(torch.equal(with_five[k], without[k]) for k in with_five)
+
+
+def test_at_most_max_interactions_and_others_at_each_step(data):
+    model = started(data)
+    rows = dp.UserRows(model, 1)
+    users = torch.arange(10)
+    seen = set()
+    for step in range(12):
+        batch, counts = rows.take(users, step, 3)
+        assert counts.tolist() == [3] * 10
+        assert torch.bincount(batch["users"]).tolist() == [3] * 10
+        mine = batch["items"][batch["users"] == 0].tolist()
+        assert len(set(mine)) == 3
+        seen.update(mine)
+    assert seen == set(data.train.items[data.train.users == 0].tolist())
+
+
+def test_a_model_that_reads_other_users_is_caught(data):
+    class Leaky(BprRecommender):
+        def batch_loss(self, batch: Batch) -> Tensor:
+            return super().batch_loss(batch) + self.module.users.weight.mean() ** 2
+
+    model = Leaky(BPRMF(dim=8), data, Context(0))
+    where, rows, counts = sample(model, range(6))
+    with pytest.raises(PluginError, match="another user's row"):
+        dp.choose(model, where, rows, counts)
+
+
+def test_losses_that_are_no_sum_over_rows_go_one_user_at_a_time(data):
+    class Rooted(BprRecommender):
+        def batch_loss(self, batch: Batch) -> Tensor:
+            return super().batch_loss(batch) + self.module.items(batch["items"]).norm()
+
+    class Branching(BprRecommender):
+        def batch_loss(self, batch: Batch) -> Tensor:
+            return super().batch_loss(batch) * (1 if int(batch["items"][0]) >= 0 else 2)
+
+    for kind, reason in ((Rooted, "no sum over rows"), (Branching, "torch.func")):
+        model = kind(BPRMF(dim=8, init_std=0.5), data, Context(0))
+        where, rows, counts = sample(model, range(6))
+        way, text = dp.choose(model, where, rows, counts)
+        assert way is dp.one_by_one
+        assert reason in text
+
+
+# -- the steps ---------------------------------------------------------------------------------
+
+def test_without_noise_and_clip_it_is_plain_descent_on_the_same_poisson_batches(data):
+    defense = DpSgd(noise_multiplier=0.0, clip=math.inf, sample_rate=0.2, max_interactions=100)
+    private, _ = trained(data, defense, optimizer="sgd", learning_rate=0.05)
+
+    model = started(data, optimizer="sgd", learning_rate=0.05)
+    optimizer = make_optimizer(model, model.hyper)
+    coins = model.ctx.torch_stream("dp-users")
+    for epoch in (1, 2):
+        pool = dp.UserRows(model, epoch)
+        for _ in range(5):
+            users = torch.nonzero(torch.rand(40, generator=coins) < 0.2)[:, 0]
+            rows = torch.isin(pool.batch["users"], users)
+            if rows.any():
+                batch = {k: v[rows] for k, v in pool.batch.items()}
+                optimizer.zero_grad()
+                (model.batch_loss(batch) * int(rows.sum()) / (0.2 * 40)).backward()
+                optimizer.step()
+    for key, weight in model.state().items():
+        assert torch.allclose(private[key], weight, atol=1e-5), key
+
+
+def test_infinite_epsilon_is_none_bit_for_bit(data):
+    plain, loop = trained(data, NoDefense())
+    same, other = trained(data, DpSgd(epsilon=math.inf))
+    assert all(torch.equal(plain[k], same[k]) for k in plain)
+    assert loop.early_stopping == other.early_stopping
+    assert DpSgd(epsilon=math.inf).spent(FitResult(notes=other.notes)) == {}
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adagrad", "sgd"])
+def test_rows_of_users_who_are_not_drawn_stay(data, optimizer):
+    model = started(data, optimizer=optimizer, learning_rate=0.1, momentum=0.9, weight_decay=0.1)
+    loop = Loop(model, DpSgd(noise_multiplier=1.0, sample_rate=0.1))
+    private = _Private(DpSgd(noise_multiplier=1.0, sample_rate=0.1), loop)
+    rows = dp.UserRows(model, 1)
+    coins = model.ctx.torch_stream("dp-users")
+    moved = 0
+    for step in range(8):
+        before = model.module.users.weight.detach().clone()
+        drawn = torch.rand(40, generator=coins) < 0.1
+        private.step(rows, step)
+        changed = (model.module.users.weight.detach() != before).any(dim=1)
+        assert torch.equal(changed, drawn)
+        moved += int(changed.sum())
+    assert moved > 0
+
+
+class Recorder(torch.optim.SGD):
+    """Keeps the gradients it is given."""
+
+    def step(self, closure=None):  # type: ignore[no-untyped-def]
+        self.seen = getattr(self, "seen", [])
+        self.seen.append([p.grad.clone() for p in self.param_groups[0]["params"]])
+
+
+def test_noise_has_the_stated_size_and_differs_between_steps(data):
+    hyper = DpSgd(noise_multiplier=3.0, clip=0.5, sample_rate=0.2)
+    model = started(data, bias=True)
+    loop = Loop(model, hyper)
+    names = [k for k, _ in model.module.named_parameters()]
+    loop.optimizer = Recorder(model.module.parameters(), lr=0.0)
+    run = hyper.wrap(loop)
+    assert run is not None
+    for epoch in range(1, 9):
+        run(epoch)
+    seen = loop.optimizer.seen
+    assert len(seen) == 40
+    items = torch.stack([g[names.index("items.weight")] for g in seen]) * (0.2 * 40)  # (T, m, d)
+    noise = items - items.mean(dim=0)  # the signal is at most .5 · 8 over 256 coordinates
+    assert float(noise.std()) == pytest.approx(3.0 * 0.5, rel=0.03)
+    flat = noise.flatten(1)
+    between = torch.corrcoef(flat) - torch.eye(len(flat))
+    assert float(between.abs().max()) < 0.35  # 256 numbers: 5 deviations of chance
+    users = torch.stack([g[names.index("users.weight")] for g in seen])
+    absent = users.abs().sum(dim=2) == 0
+    assert float(absent.float().mean()) == pytest.approx(0.8, abs=0.05)  # no noise on own rows
+
+
+def test_padding_rows_get_no_noise():
+    data = Blocks(users=20, items=16).load()
+    model = started(data)
+    model.module.items = nn.Embedding(16, 8, padding_idx=0)
+    where = dp.Coordinates(model)
+    assert where.masks["items.weight"][0].item() == 0
+    assert where.masks["items.weight"][1:].all()
+
+
+def test_so_much_noise_leaves_nothing_to_learn(data):
+    """Item vectors that are all noise rank the test items as chance would."""
+    from bench.evaluate import evaluate
+
+    values = []
+    for seed in range(3):
+        model = started(data, seed=seed, init_std=0.01, learning_rate=0.05, epochs=15)
+        model.fit(DpSgd(noise_multiplier=1e4, sample_rate=0.25), lambda event: None)
+        values.append(evaluate(model, data, ["auc"]).values[0][2])
+    assert np.mean(values) == pytest.approx(0.5, abs=0.06)
+    larger = Blocks(users=200, items=60, length=20).load()
+    quiet = started(larger, init_std=0.01, learning_rate=0.05, epochs=20)
+    quiet.fit(DpSgd(noise_multiplier=0.0, sample_rate=0.25), lambda event: None)
+    assert evaluate(quiet, larger, ["auc"]).values[0][2] > 0.65
+
+
+def test_early_stopping_is_off_and_steps_are_counted(data):
+    model = started(data, epochs=3, patience=1)
+    fit = model.fit(DpSgd(epsilon=5.0, sample_rate=0.25, accountant="rdp"), lambda event: None)
+    assert (fit.epochs, fit.history) == (3, [])
+    assert fit.notes["dp"]["steps"] == 3 * 4
+    assert fit.notes["dp"]["private_rows"] == ["users.weight"]
+    assert fit.notes["dp"]["gradients"] == "vectorised"
+
+
+# -- accounting --------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("q", "sigma", "steps", "rdp", "pld"), [
+    (0.01, 4.0, 10000, 1.0355, 0.947), (256 / 60000, 1.1, 14062, 2.597, 2.382),
+    (0.01, 1.0, 1000, 2.101, 1.828), (1.0, 1.0, 1, 4.729, 4.377)])
+def test_the_accountant_gives_the_known_values(q, sigma, steps, rdp, pld):
+    assert epsilon_of(q, sigma, steps, 1e-5, "rdp") == pytest.approx(rdp, abs=1e-3)
+    assert epsilon_of(q, sigma, steps, 1e-5, "pld") == pytest.approx(pld, abs=2e-3)
+
+
+def test_the_analytic_gaussian_is_met():
+    assert noise_for(1.0, 1.0, 1, 1e-5) == pytest.approx(3.7306, rel=2e-3)
+
+
+@pytest.mark.parametrize(("accountant", "expected"), [("rdp", 0.865), ("pld", 0.815)])
+def test_noise_for_epsilon_three(accountant, expected):
+    sigma = noise_for(3.0, 0.01, 1000, 1e-5, accountant)
+    assert sigma == pytest.approx(expected, abs=2e-3)
+    assert 2.98 < epsilon_of(0.01, sigma, 1000, 1e-5, accountant) <= 3.0
+
+
+def test_spent_is_at_most_what_was_asked(data):
+    defense = DpSgd(epsilon=2.0, delta=1e-4, sample_rate=0.25, accountant="rdp")
+    fit = started(data, epochs=4).fit(defense, lambda event: None)
+    spent = defense.spent(fit)
+    assert 1.9 < spent["epsilon"] <= 2.0
+    assert spent["delta"] == 1e-4
+
+
+def test_no_noise_promises_nothing(data):
+    defense = DpSgd(noise_multiplier=0.0)
+    fit = started(data).fit(defense, lambda event: None)
+    assert defense.spent(fit) == {}
+    assert epsilon_of(0.1, 0.0, 10, 1e-5) == math.inf
+
+
+# -- what it refuses ---------------------------------------------------------------------------
+
+def test_models_whose_guarantee_would_be_false_are_refused_with_the_reason(data):
+    class Propagating(BPRMF):
+        """Stands for a graph model."""
+
+        name = "propagating"
+        not_separable = "its layers mix users over the graph"
+        gives = frozenset({"embeddings", "gradients"})  # type: ignore[assignment]
+
+    reason = DpSgd().unfit(Propagating(), data)
+    assert reason is not None
+    assert "its layers mix users over the graph" in reason
+    assert "not learned by gradient steps" in (DpSgd().unfit(Pop(), data) or "")
+    assert DpSgd().unfit(BPRMF(), data) is None
+    assert DpSgd(epsilon=math.inf).unfit(Propagating(), data) is None
+
+
+def test_noise_needs_a_finite_clip():
+    with pytest.raises(InputError, match="clip"):
+        DpSgd(clip=math.inf)
+    assert DpSgd(clip=math.inf, noise_multiplier=0.0).clip == math.inf
