@@ -33,9 +33,10 @@ class PreparedDataset(DatasetPlugin):
                                     "row does")
     below: str = param("keep", "rows under the threshold: kept as disliked, or dropped",
                        choices=("keep", "drop"))
-    duplicates: str = param("last", "which row of a (user, item) pair is kept: last or first in "
-                            "time, best (highest label, then rating), or error",
-                            choices=filtering.DUPLICATES)
+    duplicates: str = param("auto", "which row of a (user, item) pair is kept: last or first in "
+                            "time, best (highest label, then rating), or error; auto: best in "
+                            "event logs, so that browsing never undoes a purchase, else last",
+                            choices=("auto", *filtering.DUPLICATES))
     max_user_rows: int = param(0, "users with more rows than this are dropped as outliers; 0: "
                                "nobody is", low=0)
     k_core: int = param(0, "users and items with fewer rows are dropped, again and again", low=0)
@@ -56,7 +57,8 @@ class PreparedDataset(DatasetPlugin):
         """
         sieve = _Sieve.of(log)
         sieve.drop_outliers(self.max_user_rows)
-        sieve.one_per_pair(self.duplicates)
+        usual = "last" if log.labels is None else "best"
+        sieve.one_per_pair(usual if self.duplicates == "auto" else self.duplicates)
         sieve.no_overlap(overlap)
         sieve.label(self.threshold, drop=self.below == "drop")
         sieve.k_core(self.k_core)

@@ -22,7 +22,7 @@ class Table(PreparedDataset):
 
     Columns are asked for by their name in the header or by position, counted from 1. Give `path`
     for one file that is filtered and split here, or `train`, `test` and perhaps `valid` for files
-    whose split is kept. No paper; the formats are described in the README.
+    whose split is kept. No paper.
 
     Rules, each counted in the dataset's notes: a broken row stops everything unless `bad_rows`
     says drop; of a repeated (user, item) pair one row stays (`duplicates`); a pair that is in two

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gzip
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bench.datasets.table import Table
 from bench.errors import InputError
@@ -137,6 +140,34 @@ def test_a_broken_file_gives_one_clear_message(case: str, tmp_path: Path):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     message = one_message({"path": str(path), **params})
     assert re.search(pattern.replace("{f}", re.escape(str(path))), message), message
+
+
+PIECES = st.sampled_from(["a", "b", "7", "-1", "4.5", "nan", "1e999", "é", '"', "\t", ",", ";", "|",
+                          " ", "::", "\n", "\r", "\r\n", "\x00", "\ufeff", "2024-01-01", "=", "'"])
+
+
+@given(content=st.one_of(st.binary(max_size=60),
+                         st.lists(PIECES, max_size=40).map(lambda p: "".join(p).encode())),
+       params=st.fixed_dictionaries({}, optional={
+           "rating": st.sampled_from(["2", "3", "a"]), "time": st.sampled_from(["3", "b"]),
+           "layout": st.sampled_from(["rows", "lists"]), "header": st.sampled_from([True, False]),
+           "separator": st.sampled_from(["tab", "::", "space", ","]),
+           "bad_rows": st.just("drop"), "duplicates": st.sampled_from(["last", "error"]),
+           "encoding": st.sampled_from(["latin-1", "utf-16"]), "threshold": st.just(4.0),
+           "split": st.just("ratio-random"), "ratios": st.just((0.5, 0.0, 0.5))}))
+@settings(max_examples=300, deadline=None)
+def test_whatever_the_file_holds_it_loads_or_gives_one_message(content: bytes,
+                                                               params: dict[str, Any]):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.txt"
+        path.write_bytes(content)
+        try:
+            data = Table(path=str(path), **params).load()
+            outcome = f"{len(data.train) and len(data.test)} rows"
+        except InputError as error:
+            outcome = str(error)
+    assert outcome not in ("", "0 rows")
+    assert "\n" not in outcome
 
 
 # -- attribute files ---------------------------------------------------------------------------

@@ -173,7 +173,7 @@ def test_a_pair_in_train_and_test_stops_or_stays_on_one_side(tmp_path: Path):
 
 def test_an_event_log_keeps_the_best_event_of_a_pair():
     data = Table(path=fixture("shop.csv"), time="1", user="2", item="3", event="4",
-                 events=("purchase=1", "browse=0"), unknown_events="drop", duplicates="best",
+                 events=("purchase=1", "browse=0"), unknown_events="drop",
                  split="leave-one-out").load()
     rows = data.train.plus(data.valid).plus(data.test)
     liked = {(data.user_ids[u], data.item_ids[i]): int(liked)
@@ -191,12 +191,12 @@ def test_an_event_log_keeps_the_best_event_of_a_pair():
 def test_duplicates_keep_the_last_in_time(tmp_path: Path):
     path = write(tmp_path, "a x 1 30\na x 5 10\na y 2 20\nb x 3 1\nb y 3 2\nb z 3 3\n")
     kept = {}
-    for rule in ("last", "first", "best"):
+    for rule in ("auto", "last", "first", "best"):
         data = Table(path=path, rating="3", time="4", duplicates=rule).load()
         rows = data.train.plus(data.valid).plus(data.test)
         kept[rule] = rows.ratings[(rows.users == 0) & (rows.items == 0)].tolist()
         assert data.notes["rows dropped as duplicate pairs"] == 1
-    assert kept == {"last": [1.0], "first": [5.0], "best": [5.0]}
+    assert kept == {"auto": [1.0], "last": [1.0], "first": [5.0], "best": [5.0]}
 
 
 def test_broken_rows_are_dropped_and_counted_by_reason(tmp_path: Path):
