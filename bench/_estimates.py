@@ -12,6 +12,7 @@ import numpy.typing as npt
 from bench import stats
 from bench._cells import ACCURACY, Cell, Run
 from bench.leaderboard import Board, Entry, Estimate, Gap, Test
+from bench.metrics.groups import compared, gap, worst
 
 Array = npt.NDArray[np.float64]
 
@@ -148,15 +149,17 @@ def _gaps(e: Entry, values: _Values, table: _Table, n: int) -> None:
     metric, own = values.metric, table.array[n]
     for attribute in values.attributes:
         prefix = f"{attribute}="
+        small = {g for c in e.ok.values() for g in c.facts.get("small_groups") or ()}
         means = {g[len(prefix):]: float(np.mean(e.seed_values(metric, g)))
                  for g in sorted({g for c in e.ok.values() for m, g in c.values
-                                  if m == metric and g.startswith(prefix)})}
+                                  if m == metric and g.startswith(prefix)} - small)}
         means = {g: v for g, v in means.items() if math.isfinite(v)}
         if len(means) < 2:
             continue
         best, worst = max(means, key=lambda g: means[g]), min(means, key=lambda g: means[g])
-        member = np.array([values.groups[attribute].get(u, "") for u in range(own.shape[1])])
-        chosen = np.stack([np.where(member == g, own, np.nan) for g in (best, worst)])
+        labels = [values.groups[attribute].get(u, "").split("|") for u in range(own.shape[1])]
+        chosen = np.stack([np.where([g in label for label in labels], own, np.nan)
+                           for g in (best, worst)])
         drawn = table.means(chosen)
         seeds = len(e.ok)
         e.gaps[attribute] = Gap(
@@ -249,9 +252,9 @@ def seed_derived(board: Board, e: Entry, seed: int) -> list[tuple[str, float]]:
         attributes = dict.fromkeys(g.split("=", 1)[0] for m, g in cell.values
                                    if m == metric and "=" in g)
         for attribute in attributes if metric.startswith(ACCURACY) else ():
-            own = [v for (m, g), v in cell.values.items() if m == metric
-                   and g.startswith(f"{attribute}=") and math.isfinite(v)]
+            own = list(compared(cell.raw["values"], cell.facts, metric, attribute).values())
+            own = [math.nan if v is None else v for v in own]
             if len(own) > 1:
-                found += [(f"{metric}-gap:{attribute}", max(own) - min(own)),
-                          (f"{metric}-worst:{attribute}", min(own))]
+                found += [(f"{metric}-gap:{attribute}", gap(own)),
+                          (f"{metric}-worst:{attribute}", worst(own))]
     return found

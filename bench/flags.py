@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,7 +178,11 @@ def larger_eps_weaker(board: Board) -> Iterator[Flag]:
 
 
 def static_only(board: Board) -> Iterator[Flag]:
-    """Fake profiles against a defense that cleans the data, and none of them is adaptive."""
+    """Fake profiles against a defense that cleans the data, and none of them is adaptive.
+
+    A defense cleans the data if its `facts` say what it did to them; an attack is adaptive if
+    its name or a parameter says so.
+    """
     for row in dict.fromkeys(e.row for e in _ran(board)):
         profile = [e for e in board.of(row) if e.first.threat.get("stage") == "train-poison"]
         cleans = any(c.facts.get("defense") for e in profile for c in e.ok.values())
@@ -235,15 +239,10 @@ def exposure_floor(board: Board) -> Iterator[Flag]:
 def small_groups(board: Board) -> Iterator[Flag]:
     """Groups that the evaluation left out because they are too small."""
     for e in _ran(board):
-        left = e.first.facts.get("groups_left_out")
+        left = e.first.facts.get("small_groups")
         if e.first.attack.name == "none" and left:
-            yield Flag("small-groups", e.row, None, ", ".join(map(str, _flat(left))))
-
-
-def _flat(left: Any) -> Iterable[object]:
-    if isinstance(left, dict):
-        return [f"{name} ({size})" for name, size in left.items()]
-    return left if isinstance(left, (list, tuple)) else [left]
+            yield Flag("small-groups", e.row, None,
+                       ", ".join(f"{name} ({size} users)" for name, size in left.items()))
 
 
 def ties(board: Board) -> Iterator[Flag]:

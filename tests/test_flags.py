@@ -160,10 +160,10 @@ def test_exposure_floor(tmp_path: Path, lift: float, fires: bool) -> None:
 
 
 def test_small_groups(tmp_path: Path) -> None:
-    left = {"groups_left_out": {"age=70": 3}}
+    left = {"small_groups": {"age=70": 3}}
     found = board(tmp_path / "a", attacks(facts=left))
-    assert fired(found, "small-groups")[0].detail == "age=70 (3)"
-    assert not fired(board(tmp_path / "b", attacks(facts={"groups_left_out": {}})),
+    assert fired(found, "small-groups")[0].detail == "age=70 (3 users)"
+    assert not fired(board(tmp_path / "b", attacks(facts={"small_groups": {}})),
                      "small-groups")
 
 
