@@ -13,6 +13,7 @@ from bench.context import Context
 from bench.data import Dataset, Floats, Interactions, Ints
 from bench.errors import PluginError
 from bench.plugin import Plugin, param
+from bench.profiles import fake_times
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,6 +107,12 @@ class Profile:
 STRATA = {"head": (95, 100), "upper-torso": (75, 95), "lower-torso": (50, 75), "tail": (0, 50)}
 
 
+def _cuts(data: Dataset, stratum: str) -> tuple[int, int]:
+    """Where a stratum begins and ends in the items sorted by popularity."""
+    low, high = STRATA[stratum]
+    return round(low * data.n_items / 100), round(high * data.n_items / 100)
+
+
 def pick_targets(data: Dataset, n: int, stratum: str, ctx: Context) -> Ints:
     """n target items drawn from a stratum of train popularity, sorted; the same for every attack.
 
@@ -113,9 +120,8 @@ def pick_targets(data: Dataset, n: int, stratum: str, ctx: Context) -> Ints:
     torso 75 to 95, lower torso 50 to 75, tail below 50. Ties of popularity are cut by item
     index. Only genuine users count.
     """
-    low, high = (round(p * data.n_items / 100) for p in STRATA[stratum])
     order = np.lexsort((np.arange(data.n_items), data.popularity))
-    pool = order[low:high]
+    pool = order[slice(*_cuts(data, stratum))]
     if n > len(pool):
         raise PluginError(f"{n} targets asked from stratum {stratum!r}, which has {len(pool)} "
                           f"items on {data.name!r}; ask for fewer or take another stratum")
@@ -155,6 +161,12 @@ class ProfileAttack(Attack):
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
         if self.explicit_only and data.train.ratings is None:
             return f"{self.name} needs ratings, and {data.name} is implicit"
+        first, stop = _cuts(data, self.stratum)
+        if self.targets > stop - first:
+            return (f"{self.targets} targets are more than the {stop - first} items of stratum "
+                    f"{self.stratum!r} on {data.name}")
+        if self.length and self.length < self.targets:
+            return f"profiles of {self.length} items cannot hold {self.targets} targets"
         return None
 
     def budget_text(self) -> str:
@@ -181,7 +193,7 @@ class ProfileAttack(Attack):
         rows = Interactions(
             users=np.repeat(np.arange(n_fake), counts),
             items=np.concatenate([p.items for p in made]).astype(np.int64), ratings=ratings,
-            times=_fake_times(data, counts, ctx.stream("fake-times")))
+            times=fake_times(data, counts, ctx.stream("fake-times")))
         return data.with_fakes(rows, n_fake)
 
     def _lengths(self, data: Dataset, n_fake: int, n_targets: int, ctx: Context) -> Ints:
@@ -225,39 +237,6 @@ class ProfileAttack(Attack):
                 if not ((ratings >= low) & (ratings <= high)).all():
                     raise PluginError(f"{self.name}: a rating of fake user {k} is outside "
                                       f"{low:g} to {high:g}")
-
-
-def _fake_times(data: Dataset, counts: Ints, rng: np.random.Generator) -> Floats | None:
-    """Times like those of random genuine users: their start and their gaps, in random order.
-
-    All of them lie within the genuine train times: a longer profile begins earlier, so that
-    fakes do not stand out at the end.
-    """
-    if data.train.times is None:
-        return None
-    genuine = (data.train.users < data.n_genuine) & np.isfinite(data.train.times)
-    users, times = data.train.users[genuine], data.train.times[genuine]
-    if not len(times):
-        return np.full(int(counts.sum()), np.nan)
-    order = np.lexsort((times, users))
-    times = times[order]
-    starts = np.flatnonzero(np.r_[True, np.diff(users[order]) != 0])
-    ends = np.r_[starts[1:], len(times)]
-    if (ends - starts > 1).any():  # a single row has no gap to copy
-        starts, ends = starts[ends - starts > 1], ends[ends - starts > 1]
-    first, last = times.min(), times.max()
-    made = []
-    for count in counts:
-        who = rng.integers(len(starts))
-        own = times[starts[who]:ends[who]]
-        gaps = np.diff(own) if len(own) > 1 else np.zeros(1)
-        passed = np.concatenate([[0.0], rng.choice(gaps, size=max(count - 1, 0))]).cumsum()[:count]
-        span = min(passed[-1], last - first) if count else 0.0
-        if count and passed[-1] > span:
-            passed = passed * (span / passed[-1])
-        begin = max(first, min(own[0], last - span))
-        made.append(rng.permutation(np.clip(begin + passed, first, last)))
-    return np.concatenate(made)
 
 
 class EmbeddingAttack(Attack):

@@ -1,4 +1,4 @@
-"""What fake profiles are filled with: items and ratings that profile attacks share.
+"""What fake profiles are made of: items, ratings and times that profile attacks share.
 
 Streams are named by purpose, not by attack: at one seed all attacks share their lengths, their
 uniform fillers and the noise of their ratings, and a larger budget begins with the profiles of a
@@ -68,3 +68,36 @@ class RatingModel:
         """N(μᵢ, σᵢ) of each item's own ratings: (k,)."""
         noise = ctx.stream("filler-ratings", user).standard_normal(len(items))
         return self.to_scale(self.item_mean[items] + self.item_sd[items] * noise)
+
+
+def fake_times(data: Dataset, counts: Ints, rng: np.random.Generator) -> Floats | None:
+    """Times like those of random genuine users: their start and their gaps, in random order.
+
+    All of them lie within the genuine train times: a longer profile begins earlier, so that
+    fakes do not stand out at the end.
+    """
+    if data.train.times is None:
+        return None
+    genuine = (data.train.users < data.n_genuine) & np.isfinite(data.train.times)
+    users, times = data.train.users[genuine], data.train.times[genuine]
+    if not len(times):
+        return np.full(int(counts.sum()), np.nan)
+    order = np.lexsort((times, users))
+    times = times[order]
+    starts = np.flatnonzero(np.r_[True, np.diff(users[order]) != 0])
+    ends = np.r_[starts[1:], len(times)]
+    if (ends - starts > 1).any():  # a single row has no gap to copy
+        starts, ends = starts[ends - starts > 1], ends[ends - starts > 1]
+    first, last = times.min(), times.max()
+    made = []
+    for count in counts:
+        who = rng.integers(len(starts))
+        own = times[starts[who]:ends[who]]
+        gaps = np.diff(own) if len(own) > 1 else np.zeros(1)
+        passed = np.concatenate([[0.0], rng.choice(gaps, size=max(count - 1, 0))]).cumsum()[:count]
+        span = min(passed[-1], last - first) if count else 0.0
+        if count and passed[-1] > span:
+            passed = passed * (span / passed[-1])
+        begin = max(first, min(own[0], last - span))
+        made.append(rng.permutation(np.clip(begin + passed, first, last)))
+    return np.concatenate(made)

@@ -293,6 +293,10 @@ def test_targets_come_from_their_stratum(data: Dataset) -> None:
             assert (data.popularity[picked] <= order[high]).all()
     with pytest.raises(PluginError, match="15 items"):
         pick_targets(data, 16, "head", Context(0))
+    assert RandomProfiles(targets=15, stratum="head").unfit(MODEL, data) is None
+    reason = RandomProfiles(targets=16, stratum="head").unfit(MODEL, data)
+    assert reason is not None
+    assert "15 items" in reason
 
 
 # -- the base class refuses what breaks the contract -------------------------------------------
@@ -366,6 +370,8 @@ def test_every_violation_is_refused(data: Dataset, how: str, message: str,
 def test_a_length_that_cannot_hold_the_targets_is_refused(data: Dataset) -> None:
     with pytest.raises(PluginError, match="cannot hold 5 targets"):
         RandomProfiles(length=4).poison(data, Context(0))
+    assert "cannot hold 5 targets" in (RandomProfiles(length=4).unfit(MODEL, data) or "")
+    assert RandomProfiles(length=5).unfit(MODEL, data) is None
 
 
 # -- the poison reaches the model --------------------------------------------------------------
