@@ -273,7 +273,7 @@ def test_early_stopping_is_off_and_steps_are_counted(data):
     (0.01, 1.0, 1000, 2.101, 1.828), (1.0, 1.0, 1, 4.729, 4.377)])
 def test_the_accountant_gives_the_known_values(q, sigma, steps, rdp, pld):
     assert epsilon_of(q, sigma, steps, 1e-5, "rdp") == pytest.approx(rdp, abs=1e-3)
-    assert epsilon_of(q, sigma, steps, 1e-5, "pld") == pytest.approx(pld, abs=2e-3)
+    assert epsilon_of(q, sigma, steps, 1e-5, "pld") == pytest.approx(pld, abs=1e-3)
 
 
 def test_the_analytic_gaussian_is_met():
@@ -283,8 +283,8 @@ def test_the_analytic_gaussian_is_met():
 @pytest.mark.parametrize(("accountant", "expected"), [("rdp", 0.865), ("pld", 0.815)])
 def test_noise_for_epsilon_three(accountant, expected):
     sigma = noise_for(3.0, 0.01, 1000, 1e-5, accountant)
-    assert sigma == pytest.approx(expected, abs=2e-3)
-    assert 2.98 < epsilon_of(0.01, sigma, 1000, 1e-5, accountant) <= 3.0
+    assert sigma == pytest.approx(expected, abs=3e-3)
+    assert 2.97 < epsilon_of(0.01, sigma, 1000, 1e-5, accountant) <= 3.0
 
 
 def test_spent_is_at_most_what_was_asked(data):
