@@ -1,4 +1,4 @@
-"""Intervals and tests for tables of paired per-user values (numpy; scipy.special for t and binomial).
+"""Intervals and tests for tables of paired per-user values (numpy and scipy.special).
 
 The unit is the user: the same users are scored clean and attacked, with each seed. Users and
 seeds are crossed, not nested (each user is there in each seed), so a draw of the bootstrap
