@@ -183,10 +183,14 @@ class Dataset:
         if len(rows) and (rows.items.min() < 0 or rows.items.max() >= self.n_items):
             raise ValueError(f"items are numbered 0 to {self.n_items - 1}")
         labels = None
-        if self.train.labels is not None:
+        if rows.ratings is not None and self.threshold is not None:
+            liked = rows.ratings >= self.threshold
+            if self.train.labels is None:  # the dataset drops what is below the threshold
+                rows = rows[liked]
+            else:
+                labels = liked.astype(np.int8)
+        elif self.train.labels is not None:
             labels = np.ones(len(rows), np.int8)
-            if rows.ratings is not None and self.threshold is not None:
-                labels = (rows.ratings >= self.threshold).astype(np.int8)
         added = dataclasses.replace(rows, users=rows.users + self.n_users, labels=labels)
         ids = tuple(f"fake:{self.n_fake + k}" for k in range(n_fake))
         return self.replace(user_ids=self.user_ids + ids, train=self.train.plus(added),

@@ -180,3 +180,14 @@ def test_check_refuses_injected_users_in_valid_or_test():
     for split in ("valid", "test"):
         with pytest.raises(ValueError, match=f"{split} holds rows of injected users"):
             check(data.replace(**{split: getattr(data, split).plus(rows)}))
+
+
+def test_fakes_below_the_threshold_are_dropped_where_real_rows_were() -> None:
+    """A dataset without labels but with a threshold has dropped its disliked rows."""
+    data = Blocks().load().replace(threshold=4.0)
+    rows = Interactions(np.array([0, 0]), np.array([1, 2]), ratings=np.array([5.0, 2.0]),
+                        times=np.zeros(2))
+    added = data.with_fakes(rows, 1).train[len(data.train):]
+    assert added.items.tolist() == [1]
+    assert added.ratings is not None
+    assert added.ratings.tolist() == [5.0]
