@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from bench.api import Attack, DatasetPlugin, Defense, ModelPlugin
     from bench.data import Dataset
     from bench.models.base import Recommender
-    from bench.registry import Registry
     from bench.stages import Prepared
     from bench.training import FitResult
 
@@ -40,7 +39,6 @@ Tell = Callable[[dict[str, Any]], None]
 
 _KEPT_DATASETS = 2
 _datasets: dict[str, Dataset] = {}
-_registries: dict[tuple[str, ...], Registry] = {}
 
 
 # -- what jobs of one process share -------------------------------------------------------------
@@ -64,14 +62,6 @@ def load_dataset(plugin: DatasetPlugin, data_key: str) -> Dataset:
             _datasets.pop(next(iter(_datasets)))
         _datasets[data_key] = loaded
     return _datasets[data_key]
-
-
-def _registry(folders: Sequence[str]) -> Registry:
-    from bench.registry import Registry
-
-    if tuple(folders) not in _registries:
-        _registries[tuple(folders)] = Registry([Path(f) for f in folders])
-    return _registries[tuple(folders)]
 
 
 def pick_device(asked: str | None = None) -> str:
@@ -205,7 +195,6 @@ class _Run:
         self.job, self.key = job, job["train_key"]
         self._tell = tell
         self.folder = Folder(Path(job["results"]))
-        self.store = Store(Path(job["cache"]), warn=lambda text: self.tell("note", text=text))
         self.device = "cpu"
 
     def tell(self, event: str, **more: Any) -> None:
@@ -222,7 +211,11 @@ class _Run:
 
     def _run(self) -> None:
         from bench.context import Context
+        from bench.registry import Registry
 
+        self.registry = Registry([Path(f) for f in self.job["plugins"]])
+        self.store = Store(Path(self.job["cache"]),
+                           warn=lambda text: self.tell("note", text=text))
         self.memory = Memory(self.device)
         self.ctx = Context(self.job["seed"], self.device)
         self.defense: Defense = self._make("defenses", self.job["defense"])
@@ -239,7 +232,7 @@ class _Run:
                 self._fail(cell["header"], error)
 
     def _make(self, kind: str, spec: Mapping[str, Any] | None) -> Any:
-        return None if spec is None else _registry(self.job["plugins"]).make(kind, spec)
+        return None if spec is None else self.registry.make(kind, spec)
 
     def _prepare(self) -> tuple[Prepared, float]:
         from bench.stages import prepare

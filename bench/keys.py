@@ -13,6 +13,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ _INTERFACE = {"bench", "bench.errors", "bench.plugin", "bench.registry", "bench.
               "bench.plan", "bench.jobs", "bench.store", "bench.results", "bench.run",
               "bench.progress", "bench.report", "bench.cli", "bench._version", "bench.testing",
               "bench.coerce", "bench.yaml_lines", "bench.discovery", "bench.expand"}
+
+# Data files that stand beside a plugin and that it names count with their bytes.
+_RESOURCES = (".json", ".yaml", ".csv", ".tsv", ".txt", ".npy", ".safetensors")
 
 # Where each stage's own code begins; what these modules import counts as well.
 _ROOTS = {"data": ("bench.data",),
@@ -93,7 +97,7 @@ class _Meaning(ast.NodeTransformer):
 
 def code_hash(path: Path) -> str:
     """The hash of a Python file's meaning (memoised while the file does not change)."""
-    return _parsed(*_stamp(path))[0]
+    return _parsed(*_stamp(path)).meaning
 
 
 def _stamp(path: Path) -> tuple[str, int, int]:
@@ -101,20 +105,37 @@ def _stamp(path: Path) -> tuple[str, int, int]:
     return str(path), stat.st_mtime_ns, stat.st_size
 
 
+@dataclass(frozen=True)
+class _Parsed:
+    """One state of a Python file.
+
+    Attributes:
+        meaning: its hash.
+        imports: modules as (dotted name, level of relativity).
+        resources: names in it that may be data files beside it.
+    """
+
+    meaning: str
+    imports: tuple[tuple[str, int], ...]
+    resources: tuple[str, ...]
+
+
 @functools.cache
-def _parsed(path: str, mtime: int, size: int) -> tuple[str, tuple[tuple[str, int], ...]]:
-    """(hash, modules imported as (dotted name, level of relativity)) of one state of a file."""
+def _parsed(path: str, mtime: int, size: int) -> _Parsed:
     tree = ast.parse(Path(path).read_bytes(), path)
     imports = tuple(_imports(tree))
-    return hashlib.sha256(ast.dump(_Meaning().visit(tree)).encode()).hexdigest(), imports
+    meaning = _Meaning().visit(tree)
+    texts = {node.value for node in ast.walk(meaning)
+             if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return _Parsed(hashlib.sha256(ast.dump(meaning).encode()).hexdigest(), imports,
+                   tuple(sorted(t for t in texts if t.endswith(_RESOURCES))))
 
 
 def _imports(node: ast.AST) -> Iterator[tuple[str, int]]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
-            children: Iterable[ast.AST] = child.orelse
-            for other in children:
-                yield from _imports(other)
+            for other in child.orelse:
+                yield from _imports(ast.Module([other], []))
         elif isinstance(child, ast.Import):
             yield from ((alias.name, 0) for alias in child.names)
         elif isinstance(child, ast.ImportFrom):
@@ -162,15 +183,19 @@ def closure(roots: Iterable[Path], stop: frozenset[Path] = frozenset()) -> froze
         if path in found:
             continue
         found.add(path)
-        for name, level in _parsed(*_stamp(path))[1]:
-            other = _resolve(name, level, path)
-            if other is not None and other not in stop:
-                todo.append(other)
+        if path.suffix != ".py":
+            continue
+        parsed = _parsed(*_stamp(path))
+        others = [_resolve(name, level, path) for name, level in parsed.imports]
+        others += [path.parent / name for name in parsed.resources
+                   if "/" not in name and (path.parent / name).is_file()]
+        todo += [other for other in others if other is not None and other not in stop]
     return frozenset(found)
 
 
 def _files_hash(files: Iterable[Path]) -> str:
-    return digest(sorted((p.name, code_hash(p)) for p in files))
+    return digest(sorted((p.name, code_hash(p) if p.suffix == ".py" else file_hash(p))
+                         for p in files))
 
 
 def stage_files(stage: str) -> frozenset[Path]:

@@ -67,7 +67,7 @@ class Progress:
         whole = sum(self._weights.values())
         done = sum(self._weights[k] * part for k, part in self._parts.items())
         passed = time.monotonic() - self._begin
-        if done <= 0 or passed < 1:
+        if done < 0.02 * whole or passed < 2:  # too early to tell
             return None
         return passed * (whole - done) / done
 

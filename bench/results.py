@@ -176,10 +176,15 @@ class Folder:
 
     # -- of the whole run --------------------------------------------------------------------
 
-    def start(self, grid_text: str, headers: Iterable[Mapping[str, Any]]) -> None:
+    def start(self, grid_text: str, headers: Iterable[Mapping[str, Any]], work: bool) -> None:
         """Write grid.yaml, plan.json and environment.json; move former cells away.
 
-        Raises InputError where the folder cannot be written.
+        Args:
+            work: whether there is anything to compute; if not, environment.json stays that of
+                the run that computed.
+
+        Raises:
+            InputError: the folder cannot be written.
         """
         headers = list(headers)
         try:
@@ -189,8 +194,9 @@ class Folder:
             write_atomically(self.path / "plan.json",
                              json.dumps({"schema": SCHEMA, "cells": cells}, indent=1,
                                         ensure_ascii=False) + "\n")
-            write_atomically(self.path / "environment.json",
-                             json.dumps(environment(), indent=1, ensure_ascii=False) + "\n")
+            if work or not (self.path / "environment.json").is_file():
+                write_atomically(self.path / "environment.json",
+                                 json.dumps(environment(), indent=1, ensure_ascii=False) + "\n")
             self._move_former({h["key"] for h in headers})
         except OSError as error:
             raise InputError(f"the results folder cannot be written: {error.strerror}",
@@ -256,6 +262,8 @@ def environment() -> dict[str, Any]:
     """What a run was made with: versions, git hash if there is one, machine, command."""
     import importlib.metadata
 
+    from bench.jobs import device_name, pick_device
+
     found: dict[str, Any] = {"python": platform.python_version()}
     for name in ENVIRONMENT:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -265,7 +273,7 @@ def environment() -> dict[str, Any]:
 
         found["recgauntlet"] = __version__
     return {"versions": found, "git": _git_hash(), "os": platform.platform(),
-            "cpu": _cpu(), "cpus": os.cpu_count(), "device": _device(),
+            "cpu": _cpu(), "cpus": os.cpu_count(), "device": device_name(pick_device()),
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]]}
 
 
@@ -293,12 +301,3 @@ def _cpu() -> str:
     except OSError:  # another system than Linux
         pass
     return platform.processor() or platform.machine()
-
-
-def _device() -> str:
-    """The accelerator, without importing torch where nothing has to be computed."""
-    if "torch" in sys.modules:
-        from bench.jobs import device_name, pick_device
-
-        return device_name(pick_device())
-    return os.environ.get("BENCH_DEVICE") or "not asked"

@@ -45,7 +45,8 @@ class _Run(Session):
     """A session that runs."""
 
     def run(self) -> int:
-        self.folder.start(self.grid.text, [c.header() for c in self.plan.cells])
+        work = any(self.states[c.key] == "to run" for c in self.chosen)
+        self.folder.start(self.grid.text, [c.header() for c in self.plan.cells], work)
         self.store.sweep()
         for line in self.lines():
             print(line, file=sys.stderr)

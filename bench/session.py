@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -51,7 +52,8 @@ class Session:
         self.plan: Plan = make_plan(grid)
         self.chosen = select(self.plan, only)
         self.folder = Folder(results_folder(grid, None if results is None else Path(results)))
-        self.store = Store(cache_folder())
+        self.store = Store(cache_folder(), warn=lambda text: print(f"note: {text}",
+                                                                   file=sys.stderr))
         self.states = {c.key: state(c, self.store, self.folder) for c in self.plan.cells}
         if fresh:
             self.states |= {c.key: "to run" for c in self.chosen if c.status is None}
