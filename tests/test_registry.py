@@ -208,9 +208,9 @@ def test_duplicates_are_refused_with_both_paths(tmp_path):
 
 def test_unknown_names_and_kinds_have_their_nearest():
     registry = Registry()
-    with pytest.raises(InputError, match="no attack is called 'fgms'.*did you mean 'fgsm'"):
+    with pytest.raises(InputError, match=r"no attack is called 'fgms'.*did you mean 'fgsm'"):
         registry.get("attacks", "fgms")
-    with pytest.raises(InputError, match="no kind of plugin.*did you mean 'attacks'"):
+    with pytest.raises(InputError, match=r"no kind of plugin.*did you mean 'attacks'"):
         registry.names("attack")
     with pytest.raises(InputError, match="does not exist"):
         Registry([Path("nowhere")])
@@ -237,7 +237,7 @@ def test_specs_go_to_json_and_back(tmp_path):
     spec = json.loads(json.dumps({"name": made.name, "params": made.params()}))
     assert registry.make("defenses", spec) == made
     assert hash(registry.make("defenses", spec)) == hash(made)
-    with pytest.raises(InputError, match="defense 'nested' has no parameter 'size'.*'sizes'"):
+    with pytest.raises(InputError, match=r"defense 'nested' has no parameter 'size'.*'sizes'"):
         registry.make("defenses", {"name": "nested", "params": {"size": 1}})
 
 
