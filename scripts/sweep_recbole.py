@@ -35,6 +35,8 @@ KNOWLEDGE = {"CKE": "joint", "CFKG": "joint", "KTUP": "alternating", "KGAT": "af
              "MKR": "after", "KSR": "vectors", "GRU4RecKG": "vectors"}
 INPUT = {"DIN": "sequences-points", "DIEN": "sequences-points", "TransRec": "sequences-pairs",
          "SINE": "sequences-pairs", "FPMC": "sequences-pairs"}
+# Their output at a place depends on what is before it alone, and their loss asks for one place.
+WINDOWS = {"SASRec", "SASRecF", "FDSA", "GRU4Rec", "GRU4RecF", "GRU4RecKG"}
 PACKAGES = {"NCL": {"faiss": "faiss-cpu"}, "XGBoost": {"xgboost": "xgboost-cpu"},
             "LightGBM": {"lightgbm": "lightgbm"}}
 NOTES = {
@@ -118,7 +120,8 @@ def _entry(node: ast.ClassDef, tree: ast.Module, family: str, module: str) -> di
             "input": "nothing but the data as a whole" if training == "closed" else kind,
             "training": training, "knowledge": KNOWLEDGE.get(name),
             "attributes": family in ("context", "external") or name in ATTRIBUTES | {"DIN", "DIEN"},
-            "packages": PACKAGES.get(name, {}), "needs": needs, "gives": [], "tables": []}
+            "windows": name in WINDOWS, "packages": PACKAGES.get(name, {}), "needs": needs,
+            "gives": [], "tables": []}
 
 
 class Everything(list):  # type: ignore[type-arg]
@@ -194,7 +197,12 @@ def with_knowledge(data: Any) -> Any:
 # -- the sweep ------------------------------------------------------------------------------------
 
 # Users that a model too heavy for two cores learns from and is scored for (default: all 943).
-HEAVY: dict[str, int] = {}
+HEAVY: dict[str, int] = {
+    **dict.fromkeys(("DIN", "DIEN"), 20),
+    **dict.fromkeys(("NAIS", "ConvNCF", "BERT4Rec", "S3Rec", "FEARec", "GCSAN", "SRGNN",
+                     "NextItNet", "RepeatNet", "SASRecCPR", "GRU4RecCPR"), 60),
+    **dict.fromkeys(("CORE", "LightSANs", "SINE", "KSR", "NARM", "HGN", "xDeepFM", "AutoInt",
+                     "FiGNN", "EulerNet", "DCNV2", "FFM", "NNCF"), 150)}
 EPOCHS = 2
 # Shorter histories and stages, where RecBole's defaults mean hours.
 SETTINGS: dict[str, dict[str, Any]] = {"S3Rec": {"pretrain_epochs": 1},

@@ -4,6 +4,7 @@ A batch has the keys that `bench.models.base.Batch` names, in our indices. Some 
 columns; each of them is a tensor with a row per row of the batch, as long as there are users:
 
     masked, mask_at, mask_items, mask_negatives   BERT4Rec's cloze task, (B, L) and (B, M)
+    targets                                       the next item at each place, (B, L)
     negative_histories                            DIEN's auxiliary loss, (B, L)
     heads, relations, tails, negative_tails       triples of the knowledge graph, (T,); in
                                                   RecBole's own numbers
@@ -62,6 +63,8 @@ class Sampler:
             yield from self.rows(source).points(epoch, size, self.negatives)
         elif self.kind == "users":
             yield from self.rows(source).user_batches(epoch, size)
+        elif source == "train" and getattr(self.hyper, "rows", "") == "windows":
+            yield from self._windows(epoch, size)
         else:
             for batch in self.sequences.batches(epoch, size, source):
                 yield self._complete(batch, epoch, source)
@@ -81,6 +84,35 @@ class Sampler:
             batch = {k: torch.cat([v, again[k]]) for k, v in batch.items()}
             batch["labels"] = labels
         return batch
+
+    def _windows(self, epoch: int, size: int) -> Iterator[dict[str, Tensor]]:
+        """Each user's history cut into stretches of max_length, every next item a target.
+
+        "histories" and "targets" (B, L) stand one place apart, −1 pads; "items" (B,) is the last
+        target. Where the first cut lies is drawn per user and epoch, so that every item meets
+        every place; each train row but a user's first is a target once per epoch.
+        """
+        order, width = self.sequences, self.hyper.max_length
+        everyone = torch.arange(self.data.n_users, device=self.ctx.device)
+        steps = order.starts[1:] - order.starts[:-1] - 1  # (users,) items to predict
+        users = everyone[steps > 0]
+        steps = steps[steps > 0]
+        cut = 1 + hash_rows(self.seed ^ 0x2545F491, users, epoch) % width  # first stretch's length
+        count = (steps - 1 + width - cut) // width + 1
+        users, steps, cut = (x.repeat_interleave(count) for x in (users, steps, cut))
+        k = torch.arange(len(users), device=users.device) - (count.cumsum(0) - count
+                                                             ).repeat_interleave(count)
+        first = (cut + (k - 1) * width).clamp_min(0)
+        last = torch.minimum(cut + k * width, steps)
+        shuffled = hash_rows(self.seed ^ 0x5F3759DF, users, k, epoch).argsort(stable=True)
+        for start in range(0, len(shuffled), size):
+            pick = shuffled[start:start + size]
+            begin = order.starts[users[pick]]
+            history, length = order._window(order.items, begin + first[pick], begin + last[pick])
+            targets, _ = order._window(order.items, begin + first[pick] + 1,
+                                       begin + last[pick] + 1)
+            yield {"users": users[pick], "items": order.items[begin + last[pick]],
+                   "histories": history, "lengths": length, "targets": targets}
 
     # -- extra columns -------------------------------------------------------------------------
 

@@ -70,7 +70,8 @@ def _fwfm(original: Any) -> type[nn.Module]:
 
         def __init__(self, config: Settings, dataset: Any) -> None:
             super().__init__(config, dataset)
-            drawn = vars(self).pop("weight")
+            drawn: Tensor = object.__getattribute__(self, "weight")
+            object.__delattr__(self, "weight")
             self.register_parameter("weight", nn.Parameter(drawn.detach()))
 
     return FwFM
@@ -164,5 +165,27 @@ def _gru4rec_cpr(original: Any) -> type[nn.Module]:
     return GRU4RecCPR
 
 
-_CORRECTED = {"KGAT": _kgat, "KGIN": _scattering, "MCCLK": _scattering, "FwFM": _fwfm,
-              "FISM": _fism, "FEARec": _fearec, "NCL": _ncl, "GRU4RecCPR": _gru4rec_cpr}
+def _causal(original: Any) -> type[nn.Module]:
+    class Causal(original):  # type: ignore[misc]
+        """Can learn from every place of a history at once: what stands at a place depends on
+        what is before it alone, so one pass gives the output of every prefix.
+
+        `places` (B, L) says at which places there is something to predict; None: at the last.
+        """
+
+        places: Tensor | None = None
+
+        def gather_indexes(self, output: Tensor, gather_index: Tensor) -> Tensor:
+            if self.places is not None:
+                return output[self.places]  # (places, d)
+            last: Tensor = super().gather_indexes(output, gather_index)
+            return last  # (B, d)
+
+    Causal.__name__ = original.__name__
+    return Causal
+
+
+_CORRECTED = {**dict.fromkeys(("SASRec", "SASRecF", "FDSA", "GRU4Rec", "GRU4RecF", "GRU4RecKG"),
+                              _causal), "KGAT": _kgat, "KGIN": _scattering,
+              "MCCLK": _scattering, "FwFM": _fwfm, "FISM": _fism, "FEARec": _fearec, "NCL": _ncl,
+              "GRU4RecCPR": _gru4rec_cpr}

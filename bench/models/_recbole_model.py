@@ -78,8 +78,15 @@ class RecBoleRecommender(TorchRecommender):
     # -- learning ------------------------------------------------------------------------------
 
     def batch_loss(self, batch: Batch) -> Tensor:
-        interaction = Interaction(self.translate(batch))
-        losses = self._loss_function(batch)(interaction)
+        columns = self.translate(batch)
+        if "targets" in batch:  # every place of a history at once
+            self.module.places = batch["targets"] >= 0  # (B, L)
+            columns["item_id"] = batch["targets"][self.module.places] + 1  # (places,)
+        try:
+            losses = self._loss_function(batch)(Interaction(columns))
+        finally:
+            if "targets" in batch:
+                self.module.places = None
         if isinstance(losses, tuple):
             losses = losses[:-1] if self._warming_up() else losses
             losses = sum(losses[1:], losses[0])

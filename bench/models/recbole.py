@@ -32,9 +32,15 @@ _DROPPED = {"pre_model_path", "pretrain_path", "mf_pretrain_path", "mlp_pretrain
             "xgb_verbose_eval", "lgb_early_stopping_rounds", "convert_token_to_onehot",
             "token_num_threhold", "metric", "eval_metric", "seed", "force_row_wise"}
 _DECLARED = {"eta": "float"}  # where the file forgets to say it
+_WINDOWS_PER_STEP = 64  # each of up to max_length rows
 _USERS_PER_STEP = 128  # autoencoders take a user per row, and 2048 would be one step per epoch
 _NOT_ITS_CHOICES = {"NNCF": {"neigh_info_method": ("random", "knn")},
                     "KD_DAGFM": {"teacher": ("CrossNet", "CIN")}}
+
+
+_ROWS = ("what a row is: windows, a stretch of max_length items in which every next item is "
+         "predicted at once; prefixes, each history up to each item, as RecBole trains, which "
+         "costs up to max_length times as much")
 
 
 @cache
@@ -119,6 +125,9 @@ def _member(name: str) -> type[ModelPlugin]:
     for key, default, kind, help_text in _added_parameters(name, known):
         annotations[key] = kind
         body[key] = param(default, help_text, low=0 if key == "negatives" else 1)
+    if known["windows"]:
+        annotations["rows"] = str
+        body["rows"] = param("windows", _ROWS, choices=("windows", "prefixes"))
     return type(name, (base,), body)
 
 
@@ -138,6 +147,8 @@ def _added_parameters(name: str, known: dict[str, Any]) -> list[tuple[str, Any, 
         added.append(("negatives", 1, int, help_text))
     if known["input"].startswith("sequences"):
         added.append(("max_length", 50, int, "newest items of a history that are read"))
+    if known["windows"]:
+        added.append(("batch_size", _WINDOWS_PER_STEP, int, "rows per step"))
     if known["input"] == "users":
         added.append(("batch_size", _USERS_PER_STEP, int, "users per step"))
     return added
@@ -260,6 +271,8 @@ def _unfit(plugin: RecBoleModel, data: Dataset) -> str | None:
     if getattr(plugin, "negatives", 1) == 0 and \
             (known["input"] != "points" or not data.has_labels):
         return "negatives: 0 leaves nothing to tell apart, as the data labels no negatives"
+    if getattr(plugin, "rows", "") == "windows" and getattr(plugin, "loss_type", "") == "BPR":
+        return "rows: windows learns by cross-entropy; take loss_type: CE or rows: prefixes"
     if getattr(plugin, "inter_matrix_type", "") == "rating" and data.train.ratings is None:
         return "inter_matrix_type: rating needs ratings, and the dataset is implicit"
     if getattr(plugin, "n_cate", 1) != 1:
