@@ -35,6 +35,12 @@ def run(grid_path: Path | str, *, results: Path | str | None = None, engine: str
     except InputError as error:
         print(complaint(error), file=sys.stderr)
         return BAD_INPUT
+    except OSError as error:  # plugins' own errors are cells; this is the disk or the pipe
+        if isinstance(error, BrokenPipeError):
+            raise
+        print(f"error: {error}; what is done is kept, and the same command goes on from there",
+              file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         print("interrupted; what is done is kept, and the same command goes on from there",
               file=sys.stderr)

@@ -15,26 +15,24 @@ import hashlib
 import json
 import os
 import shutil
-import socket
-import threading
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.code import file_hash
 from bench.errors import InputError
-from bench.keys import canonical, file_hash, plain
+from bench.keys import canonical, plain
+from bench.locks import BEAT, STALE, lock
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
 CACHE = ".bench-cache"
-BEAT = 5.0  # seconds between heartbeats of a lock
-STALE = 60.0  # seconds without one after which its owner counts as dead
 _LEFTOVER = 3600.0  # seconds after which a hidden temporary entry counts as abandoned
 
 
@@ -210,74 +208,6 @@ class Store:
             return None
         return StoredCell(cell, folder / "users.parquet", folder / "items.parquet")
 
-    # -- locks -------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def lock(self, key: str) -> Iterator[None]:
-        """Inside, no other process holds the lock of this model.
-
-        The owner touches the lock file every `beat` seconds. A lock without heartbeat for
-        `stale` seconds, or of a process of this machine that is gone, is taken over; should two
-        ever own one lock, both write the same bytes.
-        """
-        path = self.folder / "models" / f".{key}.lock"
-        token = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}"
-        while not _claim(path, token):
-            if self._abandoned(path):
-                _bury(path)
-            else:
-                time.sleep(min(0.2, self.beat))
-        done = threading.Event()
-        thread = threading.Thread(target=_beat, args=(path, self.beat, done), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
-            with contextlib.suppress(FileNotFoundError):
-                if path.read_text() == token:
-                    path.unlink()
-
-    def _abandoned(self, path: Path) -> bool:
-        try:
-            age = time.time() - path.stat().st_mtime
-            host, pid, _ = path.read_text().split(" ")
-        except FileNotFoundError:
-            return False
-        except ValueError:  # its owner was killed before it could sign
-            return age > self.beat
-        return age > self.stale or (host == socket.gethostname() and not _alive(int(pid)))
-
-
-def _claim(path: Path, token: str) -> bool:
-    try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-    except FileExistsError:
-        return False
-    with os.fdopen(handle, "w") as stream:
-        stream.write(token)
-    return True
-
-
-def _bury(path: Path) -> None:
-    grave = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
-    with contextlib.suppress(FileNotFoundError):
-        os.replace(path, grave)
-        grave.unlink()
-
-
-def _beat(path: Path, seconds: float, done: threading.Event) -> None:
-    while not done.wait(seconds):
-        with contextlib.suppress(FileNotFoundError):
-            os.utime(path)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    def lock(self, key: str) -> contextlib.AbstractContextManager[None]:
+        """Inside, no other process holds the lock of this model (see `bench.locks`)."""
+        return lock(self.folder / "models" / f".{key}.lock", beat=self.beat, stale=self.stale)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import bench
-from bench import keys
+from bench import code, keys
+from bench.code import code_hash
 from bench.errors import InputError
-from bench.keys import Keys, canonical, code_hash, digest, plain
+from bench.keys import Keys, canonical, digest, plain
 from bench.registry import Registry
 
 ROOT = Path(bench.__file__).parent
@@ -77,7 +78,7 @@ def _folder(path: Path) -> Path:
 
 
 def _code(folder: Path) -> str:
-    return keys.plugin_code(Registry([folder]).get("attacks", "mine"))
+    return code.plugin_code(Registry([folder]).get("attacks", "mine"))
 
 
 def test_helpers_that_a_plugin_imports_count_and_others_do_not(tmp_path: Path) -> None:
@@ -106,24 +107,24 @@ def test_data_files_that_a_plugin_names_count(tmp_path: Path) -> None:
 
 
 def test_the_files_of_each_stage() -> None:
-    train = {p.relative_to(ROOT).as_posix() for p in keys.stage_files("train")
+    train = {p.relative_to(ROOT).as_posix() for p in code.stage_files("train")
              if p.is_relative_to(ROOT)}
     assert {"stages.py", "training.py", "sampling.py", "context.py", "api.py", "data.py",
             "models/base.py", "evaluate.py"} <= train
     assert not {"keys.py", "plan.py", "jobs.py", "store.py", "run.py", "results.py",
                 "progress.py", "cli.py", "registry.py", "grid.py"} & train
-    assert {p.name for p in keys.stage_files("data")} == {"data.py"}
+    assert {p.name for p in code.stage_files("data")} == {"data.py"}
     bprmf = Registry().get("models", "bprmf")
-    assert {p.name for p in keys.plugin_files(bprmf)} == {"bprmf.py", "_bprmf.py"}
+    assert {p.name for p in code.plugin_files(bprmf)} == {"bprmf.py", "_bprmf.py"}
 
 
 def test_types_alone_are_no_dependency(tmp_path: Path) -> None:
     (tmp_path / "_b.py").write_text("X = 1\n")
     (tmp_path / "a.py").write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"
                                    "    from ._b import X\n")
-    assert keys.closure([tmp_path / "a.py"]) == {tmp_path / "a.py"}
+    assert code.closure([tmp_path / "a.py"]) == {tmp_path / "a.py"}
     (tmp_path / "a.py").write_text("def f():\n    from ._b import X\n    return X\n")
-    assert keys.closure([tmp_path / "a.py"]) == {tmp_path / "a.py", tmp_path / "_b.py"}
+    assert code.closure([tmp_path / "a.py"]) == {tmp_path / "a.py", tmp_path / "_b.py"}
 
 
 def _three(made: Keys, *, eps: float = 0.5, dim: int = 4, users: int = 24, seed: int = 0,
@@ -197,5 +198,5 @@ def test_hashing_is_memoised(tmp_path: Path, monkeypatch) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("parsed again")
 
-    monkeypatch.setattr(keys.ast, "parse", refuse)
+    monkeypatch.setattr(code.ast, "parse", refuse)
     assert code_hash(path)

@@ -37,11 +37,15 @@ def serve(pipe: Connection) -> None:
         except OSError as error:
             raise _ParentGone from error
 
-    try:
-        while True:
-            run_job(decode(pipe.recv_bytes()), tell)
-    except (EOFError, OSError, _ParentGone):
-        return
+    while True:
+        try:
+            job = decode(pipe.recv_bytes())
+        except (EOFError, OSError):
+            return
+        try:
+            run_job(job, tell)
+        except _ParentGone:
+            return
 
 
 class _Worker:
