@@ -325,6 +325,12 @@ class Defense(Plugin, ABC):
 
     kind: ClassVar[str] = "defenses"
 
+    @classmethod
+    def neutral_params(cls) -> dict[str, Any] | None:
+        """Parameters with which it does nothing at all: a contract test compares the result with
+        `none`, bit for bit. None where there are no such parameters."""
+        return None
+
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
         """Why this defense cannot act on this model or data, or None."""
         return None

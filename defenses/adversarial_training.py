@@ -140,5 +140,9 @@ class AdversarialTraining(Defense):
         return model
 
     @classmethod
+    def neutral_params(cls) -> dict[str, object]:
+        return {"weight": 0.0}
+
+    @classmethod
     def test_params(cls) -> dict[str, object]:
         return {"eps": 0.1}

@@ -97,6 +97,10 @@ class DpSgd(Defense):
         return {"epsilon": epsilon, "delta": self.delta}
 
     @classmethod
+    def neutral_params(cls) -> dict[str, object]:
+        return {"epsilon": math.inf}
+
+    @classmethod
     def test_params(cls) -> dict[str, object]:
         return {"sample_rate": 0.25, "accountant": "rdp"}
 

@@ -12,3 +12,7 @@ class NoDefense(Defense):
     """
 
     name = "none"
+
+    @classmethod
+    def neutral_params(cls) -> dict[str, object]:
+        return {}

@@ -40,6 +40,10 @@ class PcaFilter(Defense):
     max_share: float = param(0.2, "largest share of users that may be flagged; 0 flags nobody",
                              low=0, high=1)
 
+    @classmethod
+    def neutral_params(cls) -> dict[str, object]:
+        return {"max_share": 0.0}
+
     def clean(self, data: Dataset, ctx: Context) -> Dataset:
         flagged = self.flags(data)
         return data.without_users(flagged) if flagged.any() else data
