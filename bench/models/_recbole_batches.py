@@ -59,8 +59,10 @@ class Sampler:
         """One epoch's batches, in an order and with negatives that hashes decide."""
         if self.kind == "pairs":
             yield from self.rows(source).pairs(epoch, size, self.negatives)
-        elif self.kind == "points":
+        elif self.kind == "points" and self.negatives:
             yield from self.rows(source).points(epoch, size, self.negatives)
+        elif self.kind == "points":
+            yield from self._labelled(epoch, size, source)
         elif self.kind == "users":
             yield from self.rows(source).user_batches(epoch, size)
         elif source == "train" and getattr(self.hyper, "rows", "") == "windows":
@@ -68,6 +70,14 @@ class Sampler:
         else:
             for batch in self.sequences.batches(epoch, size, source):
                 yield self._complete(batch, epoch, source)
+
+    def _labelled(self, epoch: int, size: int, source: str) -> Iterator[dict[str, Tensor]]:
+        """The rows with the labels of the data, and no sampled negatives."""
+        rows = self.rows(source)
+        assert rows.labels is not None
+        for pick in rows.order(epoch).split(size):
+            yield {"users": rows.users[pick], "items": rows.items[pick],
+                   "labels": rows.labels[pick]}
 
     def _complete(self, batch: dict[str, Tensor], epoch: int, source: str) -> dict[str, Tensor]:
         """The negatives that a model of sequences needs."""

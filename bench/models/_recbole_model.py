@@ -52,7 +52,7 @@ class RecBoleRecommender(TorchRecommender):
         self.translate = Translator(self.dataset, ctx.device, known["family"] == "context",
                                     inverse=plugin.model == "SHAN")
         self._places = [p for p in places(self.module, self.dataset)
-                        if p.parameter in known["tables"]]
+                        if p.key in known["tables"]]
         self._epoch = 1 << 30
         self._encoder = True  # RecVAE: which half is learning
         self._pairwise = not _has_full_sort(self.module)
