@@ -25,8 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit status: 0 well; 1 some cells or contract tests failed; 2 bad input; 130
-        interrupted; 141 the reader of the output went away.
+        The exit status: 0 well; 1 some cells or contract tests failed, or a file cannot be
+        written; 2 bad input; 130 interrupted; 141 the reader of the output went away.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -46,6 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the interpreter flushes stdout once more at exit, which must not complain either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:  # a folder that cannot be written to, a full disk
+        if error.filename is None or error.strerror is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
 
 
 def _run(argv: list[str]) -> int:

@@ -81,6 +81,7 @@ class Registry:
         self._found: dict[str, dict[str, Entry]] = {}
         self._clashes: dict[tuple[str, str], str] = {}
         self._broken: dict[str, list[Entry]] = {}
+        self._points: Any = None
 
     # -- asking ----------------------------------------------------------------------------
 
@@ -197,7 +198,9 @@ class Registry:
                                 load=functools.partial(_same, cls)))
 
     def _entry_points(self, kind: str) -> None:
-        for point in importlib.metadata.entry_points(group=f"bench.{kind}"):
+        if self._points is None:  # reads the metadata of every package: once is enough
+            self._points = importlib.metadata.entry_points()
+        for point in self._points.select(group=f"bench.{kind}"):
             source = Source(point.module, Path(point.value), kind, "entry point")
             try:
                 loaded = point.load()

