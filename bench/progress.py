@@ -56,11 +56,13 @@ class Progress:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        self._bars = Progress(TextColumn("{task.description}"), BarColumn(bar_width=20),
-                              TextColumn("{task.fields[text]}"), console=Console(stderr=True),
-                              transient=True)
+        # what changes stands first: a narrow terminal cuts the names at the right
+        self._bars = Progress(BarColumn(bar_width=20), TextColumn("{task.fields[text]}"),
+                              TextColumn("{task.description}", markup=False),
+                              console=Console(stderr=True), transient=True)
         self._bars.start()
-        self._all = self._bars.add_task("cells", total=self.total, completed=self.done, text="")
+        self._all = self._bars.add_task("cells", total=self.total, completed=self.done,
+                                        text=f"{self.done}/{self.total}")
 
     def left(self) -> float | None:
         """Seconds left, by the estimates of the jobs and the time so far; None at the start."""

@@ -163,7 +163,7 @@ def explain(plan: Plan, chosen: Sequence[PlannedCell], states: dict[str, str],
     trainings = {c.train_key for c in chosen if states[c.key] == "to run"}
     kept = 0 if fresh else sum(store.has_model(key) for key in trainings)
     yield f"trainings needed: {len(trainings) - kept}" + (
-        f" ({kept} more are cached)" if kept else "")
+        f" ({kept} more: the model is cached)" if kept else "")
     for mark in ("to run", "skipped", "failed"):
         rows: dict[tuple[str, ...], dict[str, list[int]]] = {}
         for c in chosen:

@@ -351,3 +351,28 @@ def test_the_device_is_checked(monkeypatch, capsys) -> None:
     monkeypatch.setenv("BENCH_DEVICE", "abacus")
     assert _run() == 2
     assert "allowed: auto, cpu" in capsys.readouterr().err
+
+
+def test_progress_in_plain_lines_counts_and_names(capsys) -> None:
+    _run(only=["model=bprmf", "attack=no*"])
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("[")]
+    assert [line.split()[0] for line in lines] == ["[1/3]", "[2/3]", "[3/3]"]
+    assert lines[0].startswith("[1/3] ok      blocks(users=24, items=24) · bprmf(")
+    assert "· none · noise(eps=0.1) · seed 0" in lines[1]
+
+
+def test_time_left_follows_the_estimates(monkeypatch) -> None:
+    from bench.progress import Progress, duration
+
+    header = {axis: {"label": axis} for axis in ("dataset", "model", "defense", "attack")}
+    jobs = [{"train_key": k, "estimate": e, "poison": None,
+             "cells": [{"header": {**header, "key": k, "seed": 0}}]}
+            for k, e in (("a", 1.0), ("b", 3.0))]
+    now = [100.0]
+    monkeypatch.setattr("bench.progress.time.monotonic", lambda: now[0])
+    progress = Progress(jobs, 0, 2)
+    assert progress.left() is None
+    now[0] += 10
+    progress.tell({"event": "end", "job": "a"})
+    assert progress.left() == pytest.approx(30)
+    assert [duration(s) for s in (8, 200, 7500)] == ["8 s", "3 min", "2 h 5 min"]
