@@ -30,7 +30,8 @@ class FGSM(EmbeddingAttack):
         norm, tables: of the ball; whose rows ("both", "user", "item").
         source: whose loss is raised. "train" knows what the model was trained on; "test" raises
             the loss of the test positives themselves, an upper bound that no attacker has.
-        pairs: how many rows the loss is taken over; 0: all.
+        pairs, draws: how many rows the loss is taken over (0: all), and how often each, with
+            negatives drawn anew.
 
     Shapes: delta[table] is (rows, width), as the table.
 
@@ -42,6 +43,8 @@ class FGSM(EmbeddingAttack):
                         choices=("train", "test"))
     pairs: int = param(0, "rows the gradient is taken over (first in hashed order, rounded up "
                           "to whole batches); 0: all", low=0)
+    draws: int = param(1, "draws of negatives for each of these rows; more make it stronger, and "
+                          "slower", low=1)
 
     def budget_text(self) -> str:
         return super().budget_text() + (", sees test positives" if self.source == "test" else "")
@@ -50,6 +53,6 @@ class FGSM(EmbeddingAttack):
               ctx: Context) -> dict[str, Tensor]:
         from bench.perturb import attack_batches, gradient, steepest
 
-        batches = attack_batches(model, self.source, self.pairs)
+        batches = attack_batches(model, self.source, self.pairs, self.draws)
         slope, _ = gradient(model, batches, radii)
         return {key: steepest(slope[key], radius, self.norm) for key, radius in radii.items()}

@@ -34,7 +34,8 @@ class PGD(EmbeddingAttack):
         norm, tables: of the ball; whose rows ("both", "user", "item").
         steps, step: T, and α as a share of ε.
         random_start: begin uniformly in the ball instead of at zero.
-        source, pairs: whose loss is raised, and over how many rows; as in fgsm.
+        source, pairs, draws: whose loss is raised, over how many rows and negatives; as in
+            fgsm. With one draw, many steps fit those very negatives.
 
     Shapes: delta[table] is (rows, width), as the table.
 
@@ -49,6 +50,8 @@ class PGD(EmbeddingAttack):
                         choices=("train", "test"))
     pairs: int = param(0, "rows the gradient is taken over (first in hashed order, rounded up "
                           "to whole batches); 0: all", low=0)
+    draws: int = param(1, "draws of negatives for each of these rows; more make it stronger, and "
+                          "slower", low=1)
 
     def budget_text(self) -> str:
         oracle = ", sees test positives" if self.source == "test" else ""
@@ -71,7 +74,7 @@ class PGD(EmbeddingAttack):
         if self.random_start:
             at = {key: uniform_in_ball(at[key], radius, self.norm, ctx.torch_stream("pgd", key))
                   for key, radius in radii.items()}
-        batches = attack_batches(model, self.source, self.pairs)
+        batches = attack_batches(model, self.source, self.pairs, self.draws)
         best, highest = at, -math.inf
         for t in range(self.steps):
             slope, loss = gradient(model, batches, radii, at)

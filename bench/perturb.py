@@ -67,20 +67,29 @@ def still_share(delta: Tensor) -> float:
     return float((delta == 0).all(dim=1).double().mean()) if len(delta) else 0.0
 
 
-def attack_batches(model: TorchRecommender, source: str = "train", pairs: int = 0) -> list[Batch]:
+def attack_batches(model: TorchRecommender, source: str = "train", pairs: int = 0,
+                   draws: int = 1) -> list[Batch]:
     """The fixed rows an attack takes its loss over, in few large batches.
 
-    The negatives are those of epoch 0, which no training epoch uses.
+    The rows and negatives are those of the epochs 0, −1, …, which no training uses.
 
     Args:
         model: the model attacked.
         source: "train" (as in adversarial training), or "test" (its test positives: an oracle).
         pairs: how many rows, the first in hashed order, rounded up to batches of equal size;
             0 takes all.
+        draws: how often each row stands with negatives drawn anew (with `pairs`, every draw
+            takes other rows). An attack on one draw fits
+            those very negatives and hurts the ranking less. A loss without sampled negatives
+            takes each row once.
     """
     count = -(-pairs // ATTACK_ROWS) if pairs else None
     size = -(-pairs // count) if count else ATTACK_ROWS
-    return list(islice(model.batches(0, size, source), count))
+    made = list(islice(model.batches(0, size, source), count))
+    if made and {"negatives", "labels"} & set(made[0]):
+        for draw in range(1, draws):
+            made += islice(model.batches(-draw, size, source), count)
+    return made
 
 
 def gradient(model: TorchRecommender, batches: Iterable[Batch], keys: Iterable[str],

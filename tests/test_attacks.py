@@ -88,6 +88,7 @@ def test_noise_is_uniform_in_direction_and_in_the_box() -> None:
     assert sphere.mean(dim=0).abs().max() < 4 * 2 / math.sqrt(16 * len(sphere))
     cosines = sphere[:400] @ sphere[400:].T / 4
     assert float(cosines.var()) == pytest.approx(1 / 16, rel=0.05)
+    assert abs(float(cosines.diagonal().mean())) < 5 / math.sqrt(16 * 400)  # tables differ
     box = torch.cat(list(Noise(eps=2.0, norm="linf").perturbation(
         model, data, Context(1)).values())).flatten()
     share = torch.histc(box, 10, -2, 2) / len(box)
@@ -263,6 +264,14 @@ def test_fewer_pairs_are_another_weaker_attack(model: BprRecommender) -> None:
     batches = attack_batches(model)
     assert (mean_loss(model, batches) < mean_loss(model, batches, few)
             < loss(model, FGSM()))
+
+
+@pytest.mark.parametrize("attack", [FGSM, PGD])
+def test_more_draws_raise_the_loss_on_negatives_never_seen(model: BprRecommender,
+                                                           attack: type[EmbeddingAttack]) -> None:
+    fresh = [batch for e in range(500, 510) for batch in model.batches(e, 8192)]
+    one, many = (mean_loss(model, fresh, perturb(attack(draws=d), model)) for d in (1, 8))
+    assert many > one > mean_loss(model, fresh)
 
 
 def test_the_oracle_source_hurts_test_scores_more(model: BprRecommender) -> None:

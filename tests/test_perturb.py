@@ -181,6 +181,28 @@ def test_pairs_limits_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [len(b["users"]) for b in attack_batches(model, pairs=8)] == [4, 4]
 
 
+def test_draws_repeat_the_rows_with_other_negatives() -> None:
+    model = make()
+    n = len(model.data.train)
+    batches = attack_batches(model, draws=3)
+    assert [len(b["users"]) for b in batches] == [n, n, n]
+    assert torch.equal(batches[0]["negatives"], attack_batches(model)[0]["negatives"])
+    triples = [set(zip(*(b[c].tolist() for c in ("users", "items", "negatives")), strict=True))
+               for b in batches]
+    pairs = [{(u, i) for u, i, _ in t} for t in triples]
+    assert pairs[0] == pairs[1] == pairs[2]
+    assert len(triples[0] & triples[1]) < n / 2
+    trained = [b["negatives"] for e in (1, 2) for b in model.batches(e, n)]
+    assert not any(torch.equal(b["negatives"], t) for b in batches for t in trained)
+
+
+def test_a_loss_without_negatives_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make()
+    monkeypatch.setattr(model, "batches",
+                        lambda epoch, size, source: iter([{"users": torch.arange(4)}]))
+    assert len(attack_batches(model, draws=5)) == 1
+
+
 @pytest.mark.parametrize("order", ["rows", "users"])
 def test_attacks_take_every_row_once_however_epochs_are_made(order: str) -> None:
     model = make(order=order)
