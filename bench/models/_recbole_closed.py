@@ -74,7 +74,7 @@ class ClosedRecommender(Recommender):
         elif "user_embeddings" in found:
             made = found["user_embeddings"][who] @ found["item_embeddings"]
         else:
-            made = np.broadcast_to(found["item_cnt"], (len(who), self.data.n_items))
+            made = np.tile(found["item_cnt"], (len(who), 1))
         made = made.toarray() if hasattr(made, "toarray") else np.asarray(made)
         return torch.as_tensor(np.ascontiguousarray(made, np.float32), device=self.ctx.device)
 

@@ -50,17 +50,62 @@ def _kgat(original: Any) -> type[nn.Module]:
     return KGAT
 
 
-def _scattering(original: Any) -> type[nn.Module]:
-    class Scattering(original):  # type: ignore[misc]
-        """Runs without the package torch_scatter."""
+def _whole_graph(original: Any) -> type[nn.Module]:
+    class WholeGraph(original):  # type: ignore[misc]
+        """Runs without the package torch_scatter, and scores with the whole graph: RecBole drops
+        edges at random in evaluation too, so that scoring twice gives two answers."""
+
+        def train(self, mode: bool = True) -> Any:
+            for part in self.modules():
+                if "node_dropout_rate" in vars(part):
+                    asked = vars(part).setdefault("asked_rate", part.node_dropout_rate)
+                    part.node_dropout_rate = asked if mode else 0.0
+            return super().train(mode)
 
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             with standing_in("torch_scatter", scatter_mean=scatter_mean,
                              scatter_softmax=scatter_softmax):
                 return super().forward(*args, **kwargs)
 
-    Scattering.__name__ = original.__name__
-    return Scattering
+    WholeGraph.__name__ = original.__name__
+    return WholeGraph
+
+
+def _ktup(original: Any) -> type[nn.Module]:
+    class KTUP(original):  # type: ignore[misc]
+        """No Gumbel noise in evaluation, where RecBole draws it too: the likeliest preference."""
+
+        def st_gumbel_softmax(self, logits: Tensor, temperature: float = 1.0) -> Tensor:
+            if self.training:
+                drawn: Tensor = super().st_gumbel_softmax(logits, temperature)
+                return drawn
+            soft = (logits / temperature).softmax(dim=-1)
+            hard = nn.functional.one_hot(soft.argmax(dim=-1), soft.shape[-1]).to(soft.dtype)
+            return (hard - soft).detach() + soft
+
+    return KTUP
+
+
+def _dgcf(original: Any) -> type[nn.Module]:
+    class DGCF(original):  # type: ignore[misc]
+        """Draws no more users or items for its correlation loss than there are."""
+
+        def __init__(self, config: Settings, dataset: Any) -> None:
+            super().__init__(config, dataset)
+            self.cor_batch_size = min(self.cor_batch_size, self.n_users, self.n_items)
+
+    return DGCF
+
+
+def _ract(original: Any) -> type[nn.Module]:
+    class RaCT(original):  # type: ignore[misc]
+        """The critic's NDCG is cut at the number of items at most."""
+
+        def __init__(self, config: Settings, dataset: Any) -> None:
+            super().__init__(config, dataset)
+            self.metrics_k = min(self.metrics_k, self.n_items)
+
+    return RaCT
 
 
 def _fwfm(original: Any) -> type[nn.Module]:
@@ -186,6 +231,7 @@ def _causal(original: Any) -> type[nn.Module]:
 
 
 _CORRECTED = {**dict.fromkeys(("SASRec", "SASRecF", "FDSA", "GRU4Rec", "GRU4RecF", "GRU4RecKG"),
-                              _causal), "KGAT": _kgat, "KGIN": _scattering,
-              "MCCLK": _scattering, "FwFM": _fwfm, "FISM": _fism, "FEARec": _fearec, "NCL": _ncl,
-              "GRU4RecCPR": _gru4rec_cpr}
+                              _causal),
+              "DGCF": _dgcf, "FEARec": _fearec, "FISM": _fism, "FwFM": _fwfm,
+              "GRU4RecCPR": _gru4rec_cpr, "KGAT": _kgat, "KGIN": _whole_graph, "KTUP": _ktup,
+              "MCCLK": _whole_graph, "NCL": _ncl, "RaCT": _ract}

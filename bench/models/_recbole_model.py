@@ -238,6 +238,8 @@ class RecBoleRecommender(TorchRecommender):
 
     def _query(self, users: Tensor, split: str) -> dict[str, Tensor]:
         batch = {"users": users}
+        if self.hyper.model in ("GRU4RecCPR", "SASRecCPR"):  # they compute a loss on the way
+            batch["items"] = torch.zeros_like(users)
         if self.known["input"].startswith("sequences"):
             history, length = self.sampler.sequences.histories(users, split)
             batch |= {"histories": history, "lengths": length.clamp_min(1)}
