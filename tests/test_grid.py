@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import re
 from pathlib import Path
 from textwrap import dedent
@@ -525,6 +526,29 @@ def test_floods_of_aliases_are_refused(tmp_path):
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
     with pytest.raises(InputError, match="through its aliases"):
         grid(tmp_path, "\n".join(lines) + "\n")
+
+
+def test_mangled_grids_are_read_or_refused_and_nothing_else(tmp_path):
+    """Characters dropped, doubled, put in at random: InputError alone, with the file."""
+    rng = random.Random(0)
+    texts = [text for text, *_ in MALFORMED if len(text) < 2000]
+    pieces = [*"[]{}:,-?&*!|>'\"%@ \n\t#~.09aeo=\r\x00\ufeff\u2028é", "null", "yes", "1e-5", "<<: ",
+              ".nan", "!!str ", "|\n", "9" * 50, "1:30", "- ", "model: ", "fgsm"]
+    path, refused = tmp_path / "grid.yaml", []
+    for _ in range(80):
+        text = rng.choice(texts)
+        for _ in range(rng.randint(1, 4)):
+            at, end = rng.randint(0, len(text)), rng.randint(1, 9)
+            part = text[at // 2:at // 2 + end]
+            text = rng.choice([text[:at] + rng.choice(pieces) + text[at:],
+                               text[:at] + text[at + end:], text[:at] + part + text[at:]])
+        path.write_text(text, encoding="utf-8")
+        try:
+            load_grid(path)
+        except InputError as error:
+            refused += str(error).split("\n")
+    assert len(refused) > 40
+    assert [line for line in refused if not line.startswith(str(path))] == []
 
 
 def test_a_grid_that_names_a_broken_plugin_says_why(tmp_path):
