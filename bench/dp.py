@@ -46,7 +46,7 @@ class Coordinates:
             rows = torch.ones(p.shape[:1] if p.dim() else (), device=p.device)
             if name in self.own:
                 start, stop = self.own[name]
-                rows[start:stop] = 0
+                rows[0 if start == 1 else start:stop] = 0  # a row before the first user pads
             if name in padding:
                 rows[padding[name]] = 0
             self.masks[name] = rows.reshape(rows.shape + (1,) * (p.dim() - rows.dim()))
@@ -248,7 +248,8 @@ def choose(model: TorchRecommender, where: Coordinates, rows: Batch,
         try:
             tried = vectorised(model, where, some, counts, math.inf)
         except RuntimeError as refused:  # torch.func says what it cannot do by RuntimeError
-            return one_by_one, f"one user at a time (torch.func: {str(refused).splitlines()[0]})"
+            why = str(refused).split("\n")[0][:99]
+            return one_by_one, f"one user at a time (torch.func: {why})"
     for kind in ("shared", "own"):
         for key, expected in getattr(right, kind).items():
             scale = float(expected.abs().max())

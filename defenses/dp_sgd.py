@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from bench.api import Dataset, Defense, ModelPlugin, param
-from bench.errors import InputError, TrainingError
+from bench.errors import InputError, PluginError, TrainingError
 
 if TYPE_CHECKING:
     import torch
@@ -109,9 +109,14 @@ class _Private:
     """The private epochs of one training run: its streams are made once and kept."""
 
     def __init__(self, hyper: DpSgd, loop: Loop) -> None:
+        from torch.nn.modules.batchnorm import _BatchNorm
+
         from bench.accounting import noise_for
         from bench.dp import Coordinates
 
+        if any(isinstance(m, _BatchNorm) for m in loop.model.module.modules()):
+            raise PluginError("the model normalises over batches, so one user's loss depends on "
+                              "the others in its batch: clipping per user bounds nothing here")
         self.hyper, self.loop, self.model = hyper, loop, loop.model
         ctx = self.model.ctx
         self.where = Coordinates(self.model)

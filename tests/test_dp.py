@@ -320,7 +320,52 @@ def test_models_whose_guarantee_would_be_false_are_refused_with_the_reason(data)
     assert DpSgd(epsilon=math.inf).unfit(Propagating(), data) is None
 
 
+def test_batch_normalisation_is_caught(data):
+    model = started(data)
+    model.module.norm = nn.BatchNorm1d(8)
+    with pytest.raises(PluginError, match="normalises over batches"):
+        model.fit(DpSgd(), lambda event: None)
+
+
 def test_noise_needs_a_finite_clip():
     with pytest.raises(InputError, match="clip"):
         DpSgd(clip=math.inf)
     assert DpSgd(clip=math.inf, noise_multiplier=0.0).clip == math.inf
+
+
+# -- RecBole's models --------------------------------------------------------------------------
+
+def recbole(name: str, data: Dataset, **params: object):  # type: ignore[no-untyped-def]
+    from bench.models.recbole import member
+
+    return build(member(name)(**params), data, Context(0))
+
+
+@pytest.mark.parametrize("name", ["BPR", "NeuMF"])
+def test_vectorised_gradients_agree_for_recbole_models(data, name):
+    model = recbole(name, data)
+    where, rows, counts = sample(model, range(0, 40, 4))
+    assert set(where.own) == {t.parameter for t in model.tables().values() if t.role == "user"}
+    with model.evaluating():  # no dropout: it would differ
+        slow = dp.one_by_one(model, where, rows, counts, 0.4)
+        fast = dp.vectorised(model, where, rows, counts, 0.4)
+    assert torch.allclose(slow.norms, fast.norms, rtol=1e-4)
+    for kind in ("shared", "own"):
+        for key, expected in getattr(slow, kind).items():
+            assert torch.allclose(getattr(fast, kind)[key], expected, atol=1e-5), (kind, key)
+    assert dp.choose(model, where, rows, counts)[1] == "vectorised"
+
+
+def test_recbole_models_that_cannot_be_vectorised_still_train(data):
+    model = recbole("MultiVAE", data, epochs=1)
+    fit = model.fit(DpSgd(noise_multiplier=1.0, sample_rate=0.25), lambda event: None)
+    assert fit.notes["dp"]["gradients"].startswith("one user at a time")
+    assert fit.notes["dp"]["steps"] == 4
+
+
+def test_graph_models_of_recbole_are_refused(data):
+    from bench.models.recbole import member
+
+    reason = DpSgd().unfit(member("LightGCN")(), data)
+    assert reason is not None
+    assert "would be claimed falsely" in reason
