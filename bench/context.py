@@ -55,7 +55,10 @@ class Context:
         python_state, numpy_state = random.getstate(), np.random.get_state()
         with torch.random.fork_rng(devices=devices):
             seed = self.number(*names)
-            torch.manual_seed(seed)
+            # not torch.manual_seed: without a device in use it queues a call, with its stack
+            torch.default_generator.manual_seed(seed)
+            if devices:
+                torch.cuda.manual_seed(seed)
             np.random.seed(seed % 2**32)
             random.seed(seed)
             try:
