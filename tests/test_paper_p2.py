@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from bench.api import Context, Dataset, Defense
+from bench.datasets.blocks import Blocks
 from bench.datasets.table import Table
 from bench.defenses.adversarial_training import AdversarialTraining
 from bench.defenses.none import NoDefense
@@ -22,6 +24,7 @@ from bench.evaluate import Evaluation, evaluate
 from bench.grid import load_grid
 from bench.models.base import Recommender, build
 from bench.models.bprmf import BPRMF
+from bench.sampling import Rows
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 FOLDER = Path(os.environ.get("BENCH_SHARED_DATA", CHECKOUT.parent / "shared" / "data")) \
@@ -52,6 +55,25 @@ def test_the_grid_file_holds_the_seven_published_rows():
     model = the_model(200)
     assert (model.optimizer, model.accumulator, model.order) == ("adagrad", 0.1, "users")
     assert (model.reduction, model.bias, model.truncated, model.dim) == ("sum", True, True, 64)
+
+
+def test_epochs_by_user_hold_runs_of_users_drawn_with_replacement():
+    made = Blocks(users=600, items=80, length=30).load()
+    rows = Rows(made, Context(0))
+    batches = list(rows.user_runs(1, 128))
+    pairs = {k: torch.cat([b[k] for b in batches]) for k in batches[0]}
+    assert rows.is_taken(pairs["users"], pairs["items"]).all()
+    assert not rows.is_taken(pairs["users"], pairs["negatives"]).any()
+    count = torch.bincount(pairs["users"], minlength=600)
+    assert (count % 27 == 0).all()  # all 27 train rows of a user come each time it is drawn
+    assert float((count > 0).float().mean()) == pytest.approx(1 - math.exp(-1), abs=0.05)
+    twice = int((count == 54).nonzero()[0])
+    assert len(pairs["negatives"][pairs["users"] == twice].unique()) > 27  # drawn anew
+    spread = np.mean([len(b["users"].unique()) for b in rows.pairs(1, 128)])
+    assert np.mean([len(b["users"].unique()) for b in batches]) < 0.65 * spread
+    assert all(torch.equal(a["items"], b["items"])
+               for a, b in zip(batches, rows.user_runs(1, 128), strict=True))
+    assert not torch.equal(batches[0]["users"], next(rows.user_runs(2, 128))["users"])
 
 
 @pytest.fixture(scope="module")
