@@ -29,7 +29,8 @@ class FGSM(EmbeddingAttack):
         eps: radius, absolute or (relative: true) in median row norms of the table.
         norm, tables: of the ball; whose rows ("both", "user", "item").
         source: whose loss is raised. "train" knows what the model was trained on; "test" raises
-            the loss of the test positives themselves, an upper bound that no attacker has.
+            the loss of the test positives themselves, which no attacker has. On few test rows
+            it wants several draws, or it fits their negatives instead of the ranking.
         pairs, draws: how many rows the loss is taken over (0: all), and how often each, with
             negatives drawn anew.
 
@@ -39,7 +40,7 @@ class FGSM(EmbeddingAttack):
     """
 
     name = "fgsm"
-    source: str = param("train", "rows whose loss is raised; test is an oracle's upper bound",
+    source: str = param("train", "rows whose loss is raised; no attacker has those of test",
                         choices=("train", "test"))
     pairs: int = param(0, "rows the gradient is taken over (first in hashed order, rounded up "
                           "to whole batches); 0: all", low=0)

@@ -25,7 +25,9 @@ class PGD(EmbeddingAttack):
     FLAIRS 2021, whose code steps in l2 and clips in linf, so that a row may move up to
     √width · ε; here one norm holds for both, and FGSM has the same ball.
 
-    Of the iterates δ¹ … δᵀ the one with the highest loss (on the same rows) is returned.
+    Of the iterates δ¹ … δᵀ the one with the highest loss (on the same rows) is returned. Its
+    loss is above FGSM's as a rule; the ranking need not be worse, since a mean loss grows most
+    by pairs that are wrong already.
 
     Distance: l2 or linf, per embedding row. White-box; a probe of stability.
 
@@ -46,7 +48,7 @@ class PGD(EmbeddingAttack):
     steps: int = param(10, "how many steps", low=1)
     step: float = param(0.25, "length of a step as a share of eps", above=0)
     random_start: bool = param(False, "begin uniformly in the ball instead of at zero")
-    source: str = param("train", "rows whose loss is raised; test is an oracle's upper bound",
+    source: str = param("train", "rows whose loss is raised; no attacker has those of test",
                         choices=("train", "test"))
     pairs: int = param(0, "rows the gradient is taken over (first in hashed order, rounded up "
                           "to whole batches); 0: all", low=0)
