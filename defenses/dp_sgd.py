@@ -45,10 +45,12 @@ class DpSgd(Defense):
     """
 
     name = "dp-sgd"
-    epsilon: float = param(8.0, "privacy loss that may be spent; .inf asks for none", above=0)
+    epsilon: float = param(8.0, "privacy loss that may be spent; .inf asks for none", above=0,
+                           high=math.inf)
     delta: float = param(1e-5, "probability with which the bound may fail; well below one over "
                          "the number of users", above=0, high=0.5)
-    clip: float = param(1.0, "largest norm of one user's gradient; .inf does not clip", above=0)
+    clip: float = param(1.0, "largest norm of one user's gradient; .inf does not clip", above=0,
+                        high=math.inf)
     sample_rate: float = param(0.05, "probability with which a user is drawn for a step", above=0,
                                high=1)
     max_interactions: int = param(50, "train rows (or sampled negatives) of a drawn user that "
