@@ -60,6 +60,10 @@ TITLES = {
     "LightGBM": "Gradient-boosted trees on identities and attributes.",
     "FEARec": "Self-attention over frequencies of the history.",
     "BERT4Rec": "A bidirectional transformer that fills in hidden items.",
+    "ADMMSLIM": "Sparse linear item-item weights, by the alternating direction method.",
+    "NCEPLRec": "Projected linear regression on noise-contrastive item vectors.",
+    "LightSANs": "Self-attention of low rank over the history.",
+    "SINE": "Several sparse interests of a user, by attention over prototypes.",
     "Random": "A random score per item, the same for everybody.",
     "LR": "Logistic regression on identities and attributes."}
 # A user's loss reads this user's rows and parameters, nothing else: no neighbours in a graph, no

@@ -75,7 +75,9 @@ class Sampler:
         """The rows with the labels of the data, and no sampled negatives."""
         rows = self.rows(source)
         assert rows.labels is not None
-        for pick in rows.order(epoch).split(size):
+        order = rows.order(epoch)
+        for start in range(0, len(order), size):
+            pick = order[start:start + size]
             yield {"users": rows.users[pick], "items": rows.items[pick],
                    "labels": rows.labels[pick]}
 

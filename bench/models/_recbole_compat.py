@@ -42,11 +42,13 @@ def prepare() -> None:
 @contextlib.contextmanager
 def contained() -> Iterator[None]:
     """Inside, RecBole's modules are imported and its models made, with our patches and in
-    silence; arguments, logging, warnings and environment are as before afterwards."""
+    silence; arguments, logging, warnings, environment and torch's anomaly detection (which an
+    import of RecBole switches on for the whole process) are as before afterwards."""
     prepare()
     root = logging.getLogger()
     argv, level, handlers = sys.argv, root.level, list(root.handlers)
     devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+    anomalies = torch.is_anomaly_enabled()
     sys.argv = argv[:1]
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -54,6 +56,7 @@ def contained() -> Iterator[None]:
             root.setLevel(logging.ERROR)  # RecBole's models warn through the root logger
             yield
     finally:
+        torch.autograd.set_detect_anomaly(anomalies)
         sys.argv = argv
         root.setLevel(level)
         root.handlers[:] = handlers

@@ -90,6 +90,8 @@ def _dgcf(original: Any) -> type[nn.Module]:
     class DGCF(original):  # type: ignore[misc]
         """Draws no more users or items for its correlation loss than there are."""
 
+        cor_batch_size: int
+
         def __init__(self, config: Settings, dataset: Any) -> None:
             super().__init__(config, dataset)
             self.cor_batch_size = min(self.cor_batch_size, self.n_users, self.n_items)
@@ -100,6 +102,8 @@ def _dgcf(original: Any) -> type[nn.Module]:
 def _ract(original: Any) -> type[nn.Module]:
     class RaCT(original):  # type: ignore[misc]
         """The critic's NDCG is cut at the number of items at most."""
+
+        metrics_k: int
 
         def __init__(self, config: Settings, dataset: Any) -> None:
             super().__init__(config, dataset)
