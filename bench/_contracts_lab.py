@@ -104,8 +104,13 @@ def _built_in(kind: str, name: str, **params: Any) -> Plugin:
     return Registry().make(kind, {"name": name, "params": params})
 
 
-@functools.cache
 def blocks(explicit: bool = True) -> Dataset:
+    """The synthetic data, made once."""
+    return _blocks(explicit)
+
+
+@functools.cache
+def _blocks(explicit: bool) -> Dataset:
     return cast(DatasetPlugin, _built_in("datasets", "blocks", explicit=explicit)).load()
 
 
@@ -125,9 +130,13 @@ def fit(plugin: ModelPlugin, data: Dataset, seed: int = 0, defense: Defense | No
     return model
 
 
-@functools.cache
 def trained_bprmf(seed: int = 0) -> TorchRecommender:
     """bprmf on the blocks data; tests leave it as it is, or put it back."""
+    return _trained_bprmf(seed)
+
+
+@functools.cache
+def _trained_bprmf(seed: int) -> TorchRecommender:
     model = fit(bprmf(), blocks(), seed)
     assert isinstance(model, TorchRecommender)
     return model
@@ -199,7 +208,7 @@ def _fingerprint(lab: Lab, seed: int) -> tuple[str, bool]:
         model = fit(plugin, lab.data(), ctx=ctx)
         return digest(all_scores(model)), "gradients" in plugin.gives
     if isinstance(plugin, ProfileAttack):
-        made = plugin.profiles(lab.data(), *profile_task(lab.data()), ctx)
+        made = plugin.profiles(lab.data(), *profile_task(), ctx)
         return digest([(np.asarray(p.items), p.ratings) for p in made]), bool(ctx.asked)
     if isinstance(plugin, EmbeddingAttack):
         model = lab.model()
@@ -230,16 +239,23 @@ def refuse(reason: str | None) -> None:
         raise Skip(f"it cannot run on the test data: {reason}")
 
 
-def profile_task(data: Dataset) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+@functools.cache
+def profile_task() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Targets and lengths handed to a profile attack."""
     return np.array([5, 17], np.int64), np.array([9, 10, 8], np.int64)
 
 
 @functools.cache
-def poisoned(explicit: bool = True) -> Dataset:
+def poisoned() -> Dataset:
     """The blocks data with random profiles, as a defender would meet them."""
     attack = cast(ProfileAttack, _built_in("attacks", "random-profiles", budget=0.1, targets=2))
-    return attack.poison(blocks(explicit), Context(0))
+    return attack.poison(blocks(), Context(0))
+
+
+def start_over() -> None:
+    """Make what is shared between checks anew, after a plugin has changed it."""
+    for cached in (_blocks, _trained_bprmf, poisoned, profile_task):
+        cached.cache_clear()
 
 
 @contextlib.contextmanager

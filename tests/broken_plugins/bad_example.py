@@ -1,0 +1,28 @@
+"""Shows a parameter that it does not have."""
+
+import numpy as np
+
+from bench.api import Context, Dataset, Profile, ProfileAttack
+
+BREAKS = "example"
+BECAUSE = "the Example line is refused: attack"
+
+
+class BadExample(ProfileAttack):
+    """Shows a parameter that it does not have; no paper.
+
+    Example: attacks: [{bad-example: {colour: red}}]
+    """
+
+    name = "bad-example"
+
+    def profiles(self, data: Dataset, targets, lengths, ctx: Context) -> list[Profile]:
+        made = []
+        for fake, length in enumerate(lengths):
+            others = np.setdiff1d(np.arange(data.n_items), targets)
+            rng = ctx.stream(self.name, fake)
+            fillers = rng.choice(others, length - len(targets), replace=False)
+            items = np.concatenate([targets, fillers])
+            ratings = None if data.train.ratings is None else np.full(len(items), 5.0)
+            made.append(Profile(items, ratings))
+        return made

@@ -1,0 +1,29 @@
+"""The adversarial pass sees the clean vectors."""
+
+from bench.api import Defense, param
+
+BREAKS = "two-passes-differ"
+BECAUSE = "the adversarial term equals the clean loss"
+
+
+class InvertedFlag(Defense):
+    """The adversarial pass sees the clean vectors; no paper.
+
+    Example: defenses: [inverted-flag]
+    """
+
+    name = "inverted-flag"
+    eps: float = param(0.1, "radius per row", low=0)
+    weight: float = param(1.0, "weight of the adversarial term", low=0)
+
+    def loss(self, model, batch, clean_loss, epoch):
+        import torch
+
+        from bench.perturb import steepest
+
+        tables = model.tables()
+        slopes = torch.autograd.grad(clean_loss, [t.weight for t in tables.values()],
+                                     retain_graph=True)
+        delta = {k: steepest(g, self.eps, "l2") for k, g in zip(tables, slopes, strict=True)}
+        adversarial = False
+        return clean_loss + self.weight * model.loss(batch, delta if adversarial else None)

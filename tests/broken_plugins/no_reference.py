@@ -1,0 +1,28 @@
+"""Names no source."""
+
+import numpy as np
+
+from bench.api import Context, Dataset, Profile, ProfileAttack
+
+BREAKS = "documentation"
+BECAUSE = "the docstring names no paper"
+
+
+class NoReference(ProfileAttack):
+    """Names no source at all.
+
+    Example: attacks: [no-reference]
+    """
+
+    name = "no-reference"
+
+    def profiles(self, data: Dataset, targets, lengths, ctx: Context) -> list[Profile]:
+        made = []
+        for fake, length in enumerate(lengths):
+            others = np.setdiff1d(np.arange(data.n_items), targets)
+            rng = ctx.stream(self.name, fake)
+            fillers = rng.choice(others, length - len(targets), replace=False)
+            items = np.concatenate([targets, fillers])
+            ratings = None if data.train.ratings is None else np.full(len(items), 5.0)
+            made.append(Profile(items, ratings))
+        return made

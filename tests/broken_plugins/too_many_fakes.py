@@ -1,0 +1,28 @@
+"""Makes twice as many fake users."""
+
+import numpy as np
+
+from bench.api import Context, Dataset, Profile, ProfileAttack
+
+BREAKS = "fake-users-within-budget"
+BECAUSE = "fake users are the budget"
+
+
+class TooMany(ProfileAttack):
+    """Makes twice as many fake users; no paper.
+
+    Example: attacks: [too-many-fakes]
+    """
+
+    name = "too-many-fakes"
+
+    def profiles(self, data: Dataset, targets, lengths, ctx: Context) -> list[Profile]:
+        made = []
+        for fake, length in enumerate(lengths):
+            others = np.setdiff1d(np.arange(data.n_items), targets)
+            rng = ctx.stream(self.name, fake)
+            fillers = rng.choice(others, length - len(targets), replace=False)
+            items = np.concatenate([targets, fillers])
+            ratings = None if data.train.ratings is None else np.full(len(items), 5.0)
+            made.append(Profile(items, ratings))
+        return made + made
