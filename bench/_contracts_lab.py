@@ -122,6 +122,11 @@ def bprmf(**changes: Any) -> ModelPlugin:
     return cast(ModelPlugin, _built_in("models", "bprmf", **(BPRMF | changes)))
 
 
+def biased() -> ModelPlugin:
+    """bprmf with a bias per item, which takes up popularity quickly."""
+    return bprmf(bias=True)
+
+
 def fit(plugin: ModelPlugin, data: Dataset, seed: int = 0, defense: Defense | None = None,
         ctx: Context | None = None) -> Recommender:
     """A model trained as a job would."""

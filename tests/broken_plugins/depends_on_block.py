@@ -3,7 +3,7 @@
 from bench.api import ModelPlugin
 
 BREAKS = "scores"
-BECAUSE = "s scores depend on which users are asked together"
+BECAUSE = "depend on which users are asked together"
 
 
 class DependsOnBlock(ModelPlugin):

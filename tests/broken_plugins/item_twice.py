@@ -5,7 +5,7 @@ import numpy as np
 from bench.api import Context, Dataset, Profile, ProfileAttack
 
 BREAKS = "no-duplicates"
-BECAUSE = "item-twice: fake user"
+BECAUSE = "has an item twice"
 
 
 class ItemTwice(ProfileAttack):

@@ -5,7 +5,7 @@ import numpy as np
 from bench.api import Context, Dataset, Profile, ProfileAttack
 
 BREAKS = "fake-users-within-budget"
-BECAUSE = "missing-target: fake user"
+BECAUSE = "misses a target"
 
 
 class MissingTarget(ProfileAttack):

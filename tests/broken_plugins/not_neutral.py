@@ -3,7 +3,7 @@
 from bench.api import Defense, param
 
 BREAKS = "neutral-is-none"
-BECAUSE = "} the model differs from the one without defense"
+BECAUSE = "the model differs from the one without defense"
 
 
 class NotNeutral(Defense):

@@ -5,7 +5,7 @@ import numpy as np
 from bench.api import Context, Dataset, Profile, ProfileAttack
 
 BREAKS = "fake-users-within-budget"
-BECAUSE = "over-budget: fake user"
+BECAUSE = "with targets included"
 
 
 class OverBudget(ProfileAttack):
