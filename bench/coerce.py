@@ -129,7 +129,8 @@ def parameter(node: Node, field: dataclasses.Field[Any], hint: Any) -> Any:
             raise CoerceError(f"{show(one)!r} is not allowed", line, hint=nearest(show(one), known))
         if not isinstance(one, (int, float)) or isinstance(one, bool):
             continue
-        if not math.isfinite(one) and one != field.default and one not in (choices or ()):
+        stated = one in (field.default, meta.get("high")) or one in (choices or ())
+        if not math.isfinite(one) and not stated:
             raise CoerceError(f"{show(one)} is not finite", line,
                               hint=f"allowed: {allowed(field, hint)}")
         low, high, above = meta.get("low"), meta.get("high"), meta.get("above")

@@ -39,8 +39,9 @@ class Interactions:
 
     def __getitem__(self, rows: npt.NDArray[np.generic] | slice) -> Interactions:
         """The rows selected by a mask, an index array or a slice, with all their columns."""
-        columns: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return Interactions(**{k: None if v is None else v[rows] for k, v in columns.items()})
+        columns = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        picked: dict[str, Any] = {k: None if v is None else v[rows] for k, v in columns.items()}
+        return Interactions(**picked)
 
     def positives(self) -> Interactions:
         """The rows that count as liked (all, where there are no labels)."""

@@ -557,3 +557,10 @@ def test_a_grid_that_names_a_broken_plugin_says_why(tmp_path):
     with pytest.raises(InputError, match=r"no attack is called 'my-attack' \(its file is broken: "
                        r".*my_attack.py:2: ModuleNotFoundError"):
         grid(tmp_path, BASE + "plugins: [mine]\nattacks: [my-attack]\n")
+
+
+def test_an_infinite_value_is_taken_where_the_parameter_names_it(tmp_path: Path) -> None:
+    """DP-SGD allows epsilon and clip up to infinity; elsewhere infinity is a slip."""
+    grid = tmp_path / "g.yaml"
+    grid.write_text("datasets: [blocks]\nmodels: [pop]\ndefenses: [{dp-sgd: {epsilon: .inf}}]\n")
+    assert load_grid(grid).defenses[1].params()["epsilon"] == math.inf
