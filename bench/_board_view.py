@@ -67,7 +67,7 @@ def significant(value: float, digits: int = 3) -> str:
     """A value with three significant digits and no exponent where it is readable without."""
     if not math.isfinite(value):
         return number(value)
-    if value == 0 or 1e-3 <= abs(value) < 1e6:
+    if value == 0 or 1e-3 <= abs(value) < 1e12:
         shown = f"{value:.{digits}g}"
         return f"{value:,.0f}" if "e" in shown else shown
     return f"{value:.1e}"

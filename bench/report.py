@@ -89,6 +89,8 @@ def show(builder: Builder, console: Console | None = None) -> None:
     from rich.console import Console
 
     to = console or Console()
+    if console is None and not to.is_terminal:
+        to = Console(width=WIDTH)  # a file or a pipe says nothing about its width
     width = min(WIDTH, to.width)
     to.print(f"\n[bold]{_plain(builder.board.run.name)}[/bold]  {_plain(summary(builder.board))}")
     for table in builder.tables():

@@ -271,6 +271,12 @@ def test_terminal_fits_100_columns_and_says_everything(printed: str) -> None:
         assert text in " ".join(printed.split()).replace("Different", "different"), text
 
 
+def test_a_pipe_gets_100_columns(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report(run, draws=50) == 0
+    widest = max(len(line.rstrip()) for line in capsys.readouterr().out.splitlines()[:-1])
+    assert 80 < widest <= 100
+
+
 def test_markdown_tables_are_rectangular(run: Path, printed: str) -> None:
     text = (run / "leaderboard.md").read_text()
     tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.M)
@@ -449,8 +455,8 @@ def test_numbers_as_they_are_shown() -> None:
     assert percent(-0.1234) == "−12.3%"
     assert percent(-0.0001) == "0.0%"
     assert percent(math.nan) == "–"
-    assert [significant(v) for v in (0, 12.345, 45678.9, 3e-5, 123.0)] == [
-        "0", "12.3", "45,679", "3.0e-05", "123"]
+    assert [significant(v) for v in (0, 12.345, 45678.9, 3e-5, 1.9e6)] == [
+        "0", "12.3", "45,679", "3.0e-05", "1,900,000"]
     assert compact(View("0.3", "[0.2, 0.4]", half="±0.1000", stars="*", note=2)) == (
         "0.3 ±0.1000*[2]")
 
