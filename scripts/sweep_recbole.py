@@ -68,17 +68,18 @@ TITLES = {
     "LR": "Logistic regression on identities and attributes."}
 # A user's loss reads this user's rows and parameters, nothing else: no neighbours in a graph, no
 # statistics of the batch (BatchNorm, in-batch negatives), no history of an item, no state carried
-# from one batch to the next that depends on the data.
+# from one batch to the next that depends on the data. The gradient of two users is a weighted sum
+# of theirs alone (so not CDAE, ConvNCF and SHAN, whose penalties do not add up over the rows of a batch).
 SEPARABLE = {
-    "BPR": "pairs", "NeuMF": "points, no BatchNorm", "ConvNCF": "pairs, no BatchNorm",
+    "BPR": "pairs", "NeuMF": "points, no BatchNorm",
     "MultiDAE": "own history", "MultiVAE": "own history", "MacridVAE": "own history",
-    "CDAE": "own history", "FISM": "own history", "NAIS": "own history",
+    "FISM": "own history", "NAIS": "own history",
     "LR": "points", "FM": "points", "FFM": "points", "FwFM": "points", "AFM": "points",
     "DeepFM": "points, no BatchNorm", "WideDeep": "points, no BatchNorm",
     "FNN": "points, no BatchNorm", "PNN": "points, no BatchNorm",
     "SASRec": "own history, LayerNorm", "GRU4Rec": "own history", "NARM": "own history",
     "STAMP": "own history", "HGN": "own history", "Caser": "own history", "FPMC": "own history",
-    "NPE": "own history", "HRM": "own history", "FOSSIL": "own history", "SHAN": "own history",
+    "NPE": "own history", "HRM": "own history", "FOSSIL": "own history",
     "TransRec": "own history", "LightSANs": "own history, LayerNorm",
     "NextItNet": "own history, LayerNorm", "SASRecF": "own history and item attributes",
     "GRU4RecF": "own history and item attributes", "FDSA": "own history and item attributes"}
@@ -325,7 +326,8 @@ a model runs and at what speed, not how good it becomes. Pop and Random say wher
 Fewer than 943 users means that the model is too heavy for the time given: it learned from the
 first so many users and was scored for them. Settings that differ from the defaults stand beside
 the epochs. Seconds are those of building and training, then of scoring all users; samples/s are
-train rows (users for autoencoders) per second of training after a first epoch.
+batch rows per second of training: interactions with their negatives, users for autoencoders,
+stretches of up to 50 items for SASRec, SASRecF, FDSA and the GRU4Rec of rows "windows".
 
 Made by `python scripts/sweep_recbole.py`; what a model gives is checked by `tests/test_recbole.py`.
 

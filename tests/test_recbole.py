@@ -321,7 +321,37 @@ def test_every_other_model_too(name: str) -> None:
     _check(name)
 
 
-@pytest.mark.parametrize("name", TABLED)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in recbole.members()
+                                  if "user-separable" in recbole.facts()[n]["gives"]])
+def test_two_users_gradient_is_made_of_theirs_alone(name: str) -> None:
+    """With weights left open, as a mean divides by the rows; see the contract of models."""
+    model = build(plugin(name), data(), CTX)
+    assert isinstance(model, TorchRecommender)
+    batch = next(iter(model.batches(1, 4096)))
+    weights = [p for p in model.module.parameters() if p.requires_grad]
+
+    def slope(users: torch.Tensor) -> torch.Tensor:
+        rows = torch.isin(batch["users"], users)
+        with CTX.seeded("slope"):
+            found = torch.autograd.grad(model.loss({k: v[rows] for k, v in batch.items()}),
+                                        weights, allow_unused=True)
+        return torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten()
+                          for p, g in zip(weights, found)]).double()
+
+    pair = torch.unique(batch["users"])[3:5]
+    apart = torch.stack([slope(pair[:1]), slope(pair[1:])], dim=1)  # (coordinates, 2)
+    together = slope(pair)
+    shares = torch.linalg.lstsq(apart, together[:, None]).solution
+    assert bool((shares > 0).all())
+    assert float((together - (apart @ shares)[:, 0]).norm()) < 1e-3 * float(together.norm())
+
+
+SLOW_TABLED = [pytest.param(n, marks=pytest.mark.slow) for n in recbole.members()
+               if n not in SOME and {"embeddings", "gradients"} <= set(recbole.facts()[n]["gives"])]
+
+
+@pytest.mark.parametrize("name", TABLED + SLOW_TABLED)
 def test_gradients_reach_every_table(name: str) -> None:
     model = build(plugin(name), data(), CTX)
     assert isinstance(model, TorchRecommender)
@@ -331,7 +361,7 @@ def test_gradients_reach_every_table(name: str) -> None:
         assert float(g.abs().max()) > 0, key
 
 
-@pytest.mark.parametrize("name", TABLED)
+@pytest.mark.parametrize("name", TABLED + SLOW_TABLED)
 def test_a_perturbation_is_the_same_in_the_loss_as_in_the_table(name: str) -> None:
     model = build(plugin(name), data(), CTX)
     assert isinstance(model, TorchRecommender)
@@ -376,6 +406,19 @@ def test_shared_tables_keep_each_field_when_users_are_added() -> None:
     before, after = (m.module.get_parameter(name) for m in (clean, attacked))  # type: ignore
     assert torch.equal(after[:21], before[:21])
     assert torch.equal(after[24:], before[21:])
+
+
+@pytest.mark.parametrize("name", ["BPR", "CDAE", "SGL", "FM", "SASRec", "MultiVAE"])
+def test_a_doubled_batch_tells_a_sum_from_a_mean(name: str) -> None:
+    model = build(plugin(name), data(), CTX)
+    assert isinstance(model, TorchRecommender)
+    batch = next(iter(model.batches(1, 64)))
+    doubled = {k: torch.cat([v, v]) for k, v in batch.items()}
+    losses = []
+    for rows in (batch, doubled):
+        with CTX.seeded("loss"):
+            losses.append(float(model.loss(rows).detach()))
+    assert losses[1] / losses[0] == pytest.approx(2.0 if model.sums_loss else 1.0, rel=0.02)
 
 
 # -- batches ---------------------------------------------------------------------------------------

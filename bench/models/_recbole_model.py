@@ -19,6 +19,7 @@ from bench.models._recbole_tables import copy_equal_buffers, places, share
 from bench.models.base import Batch, Table, TorchRecommender
 
 _CACHES = ("restore_user_e", "restore_item_e", "restore_entity_e", "i_embedding")
+_SUMS = ("CDAE", "ConvNCF", "ENMF", "SGL")  # their loss is a sum over the rows of a batch
 _PAIRS = 1 << 16  # (user, item) pairs scored at once where a model scores pair by pair
 
 
@@ -53,6 +54,7 @@ class RecBoleRecommender(TorchRecommender):
                                     inverse=plugin.model == "SHAN")
         self._places = [p for p in places(self.module, self.dataset)
                         if p.key in known["tables"]]
+        self.sums_loss = plugin.model in _SUMS
         self._epoch = 1 << 30
         self._encoder = True  # RecVAE: which half is learning
         self._pairwise = not _has_full_sort(self.module)
@@ -230,9 +232,10 @@ class RecBoleRecommender(TorchRecommender):
     @torch.no_grad()
     def scores(self, users: Tensor, split: str = "test") -> Tensor:
         batch = self._query(users, split)
-        if self._pairwise:
-            return self._scores_by_pair(batch)
-        scores: Tensor = self.module.full_sort_predict(Interaction(self.translate(batch)))
+        with quiet():
+            if self._pairwise:
+                return self._scores_by_pair(batch)
+            scores: Tensor = self.module.full_sort_predict(Interaction(self.translate(batch)))
         scores = scores.reshape(len(users), -1)  # (B, n_items + 1), or + 2 with a mask token
         return scores[:, 1:self.data.n_items + 1].float()  # (B, n_items)
 
