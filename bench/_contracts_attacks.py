@@ -159,8 +159,8 @@ def changes_exposure(lab: Lab) -> None:
         raise Skip(f"its goal is {goal}")
     gain = float(np.mean([clean - after for clean, after, _ in _attacked(lab)]))
     require(gain > 0 if goal == "push" else gain < 0,
-            f"with half as many fake users as genuine the targets move by {gain:+.1%} of the catalogue towards the "
-            f"top, and the goal is {goal}", "check that ratings and fillers serve the goal")
+            f"with half as many fake users as genuine the targets move by {gain:+.1%} of the "
+            f"catalogue towards the top, and the goal is {goal}", "check that ratings and fillers serve the goal")
 
 
 # -- perturbed vectors -------------------------------------------------------------------------

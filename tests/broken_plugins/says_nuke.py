@@ -5,7 +5,7 @@ import numpy as np
 from bench.api import Context, Dataset, Profile, ProfileAttack, ThreatModel
 
 BREAKS = "changes-exposure"
-BECAUSE = "of the catalogue towards the top, and the goal is nuke"
+BECAUSE = "catalogue towards the top, and the goal is nuke"
 
 
 class SaysNuke(ProfileAttack):
