@@ -160,7 +160,8 @@ def changes_exposure(lab: Lab) -> None:
     gain = float(np.mean([clean - after for clean, after, _ in _attacked(lab)]))
     require(gain > 0 if goal == "push" else gain < 0,
             f"with half as many fake users as genuine the targets move by {gain:+.1%} of the "
-            f"catalogue towards the top, and the goal is {goal}", "check that ratings and fillers serve the goal")
+            f"catalogue towards the top, and the goal is {goal}",
+            "check that ratings and fillers serve the goal")
 
 
 # -- perturbed vectors -------------------------------------------------------------------------
