@@ -12,6 +12,7 @@ import numpy.typing as npt
 from bench import stats
 from bench._cells import ACCURACY, Cell, Run
 from bench.leaderboard import Board, Entry, Estimate, Gap, Test
+from bench.metrics.exposure import target_hr
 from bench.metrics.groups import compared, gap, worst
 
 Array = npt.NDArray[np.float64]
@@ -182,20 +183,16 @@ def adjust(board: Board) -> None:
 # -- exposure ----------------------------------------------------------------------------------
 
 def clean_exposure(run: Run, clean: Cell, targets: Sequence[str], cutoff: str) -> float:
-    """Target exposure of the clean model for the same targets: mean over targets of the share
-    of eligible users who have the item in their list. NaN where the items were not stored."""
+    """Target exposure of the clean model for the same targets: as `target-hr` defines it, from
+    the items table of the clean cell. NaN where the items were not stored."""
     column = f"exposure@{cutoff}"
-    table = run.items(clean, ["item", "eligible", column])
+    table = run.items(clean, ["item", column])
     if column not in table or not targets:
         return math.nan
     place = {item: n for n, item in enumerate(table["item"].tolist())}
     if any(t not in place for t in targets):
         return math.nan
-    at = [place[t] for t in targets]
-    eligible = table["eligible"][at].astype(np.float64)
-    share = np.divide(table[column][at], eligible, out=np.full(len(at), np.nan),
-                      where=eligible > 0)
-    return float(np.nanmean(share)) if np.isfinite(share).any() else math.nan
+    return target_hr(table[column], np.array([place[t] for t in targets], np.int64))
 
 
 def exposures(board: Board, dataset: str) -> None:

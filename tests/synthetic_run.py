@@ -108,13 +108,13 @@ class SyntheticRun:
                        for g in ("F", "M")]
         if head["threat"]["stage"] == "train-poison":
             facts = {"targets": TARGETS, "n_fake": 2, **facts}
-            before = np.mean([EXPOSED[int(t[1:])] / 100 for t in TARGETS])
+            before = np.mean([EXPOSED[int(t[1:])] for t in TARGETS])
             values += [["target-hr@50", "all", float(before + self.lift(*names)
                                                      + 0.001 * head["seed"])]]
         write_table(self.folder.users(head["key"]), columns)
         write_table(self.folder.items(head["key"]), {
             "item": np.array([f"i{i}" for i in range(ITEMS)], object),
-            "popularity": np.arange(ITEMS), "eligible": np.full(ITEMS, 100),
+            "popularity": np.arange(ITEMS), "eligible": np.full(ITEMS, 90),
             "exposure@50": EXPOSED.copy()})
         facts = {"users_evaluated": self.users, "users_skipped": 0, "tie_share": 0.0, **facts}
         self.folder.write(cell_json(head, status="ok", values=values, facts=facts,
@@ -134,7 +134,7 @@ class SyntheticRun:
         return self.path
 
 
-EXPOSED = np.arange(ITEMS, dtype=np.float64)  # of 100 eligible users: item i is in i lists
+EXPOSED = np.arange(ITEMS) / 100  # item i is in the lists of i % of the users who lack it
 
 
 def example(path: Path, models: Iterable[str] = ("pop", "BPR", "LightGCN")) -> Path:

@@ -30,10 +30,16 @@ from bench import stats
 from bench._board_tables import Builder
 from bench._board_view import View, percent, short_labels, significant
 from bench._cells import Spec, load
+from bench._estimates import clean_exposure
+from bench.context import Context
 from bench.errors import InputError
+from bench.evaluate import evaluate
 from bench.flags import find
 from bench.leaderboard import Board, build
+from bench.models.base import build as build_model
+from bench.registry import Registry
 from bench.report import compact, markdown, report, tex_escape
+from bench.store import write_table
 
 NONE = spec("none")
 ROW = ("toy", "BPR", "none")
@@ -93,12 +99,31 @@ def test_means_drop_and_interval(tmp_path: Path) -> None:
 def test_lift_is_over_the_same_targets_of_the_clean_cell(tmp_path: Path) -> None:
     board = small(tmp_path)
     e = board.entries[ROW, "random-profiles"]
-    clean = np.mean([EXPOSED[3], EXPOSED[7]]) / 100
+    clean = np.mean([EXPOSED[3], EXPOSED[7]])
     assert e.exposure["target-hr@50"].mean == pytest.approx(clean + 0.03 + 0.001)
     assert e.lifts["target-hr@50"].mean == pytest.approx(0.031)  # seeds add 0, 0.001, 0.002
     expected = stats.seed_interval([0.03, 0.031, 0.032])
     assert (e.lifts["target-hr@50"].low, e.lifts["target-hr@50"].high) == pytest.approx(expected)
     assert board.worst_exposure(ROW, "target-hr@50") is e
+
+
+def test_clean_exposure_is_what_the_evaluator_calls_target_hr(tmp_path: Path) -> None:
+    """The table of the clean cell must give the very number of `target-hr`, or a model that the
+    poison cannot reach would seem to be lifted."""
+    data = Registry().make("datasets", {"name": "blocks"}).load()  # type: ignore[attr-defined]
+    plugin = Registry().make("models", {"name": "random"})
+    model = build_model(plugin, data, Context(0))  # type: ignore[arg-type]
+    targets = np.array([5, 17, 40])
+    found = evaluate(model, data, ["ndcg@10", "target-hr@10"], targets=targets)
+    expected = {m: v for m, g, v in found.values if g == "all"}["target-hr@10"]
+    made = SyntheticRun(tmp_path, seeds=(0,))
+    made.add(spec("random"), NONE, NONE)
+    loaded = load(made.finish())
+    write_table(tmp_path / "items" / f"{loaded.cells[0].key}.parquet", found.items)
+    ids = [data.item_ids[t] for t in targets]
+    assert clean_exposure(loaded, loaded.cells[0], ids, "10") == expected
+    assert math.isnan(clean_exposure(loaded, loaded.cells[0], ids, "7"))
+    assert math.isnan(clean_exposure(loaded, loaded.cells[0], ["nobody"], "10"))
 
 
 def test_no_drop_where_clean_is_zero(tmp_path: Path) -> None:
