@@ -69,7 +69,7 @@ TITLES = {
 # A user's loss reads this user's rows and parameters, nothing else: no neighbours in a graph, no
 # statistics of the batch (BatchNorm, in-batch negatives), no history of an item, no state carried
 # from one batch to the next that depends on the data. The gradient of two users is a weighted sum
-# of theirs alone (so not CDAE, ConvNCF and SHAN, whose penalties do not add up over the rows of a batch).
+# of theirs alone (so not CDAE, ConvNCF and SHAN, whose penalties do not add up over rows).
 SEPARABLE = {
     "BPR": "pairs", "NeuMF": "points, no BatchNorm",
     "MultiDAE": "own history", "MultiVAE": "own history", "MacridVAE": "own history",
