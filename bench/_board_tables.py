@@ -83,7 +83,7 @@ class Builder:
         """Clean value, value under each attack, and the worst."""
         metric, notes = self.board.metric[dataset], dict[str, int]()
         attacks, rows = self.board.attacks(dataset), []
-        for row in self.board.rows(dataset):
+        for row in self.board.live_rows(dataset):
             clean, worst = self.board.clean(row), self.board.worst(row)
             views = [*self.names(row), self._value(clean, notes)]
             if worst is not None and worst.value is not None:
@@ -95,8 +95,17 @@ class Builder:
         headers = ["model", "defense", "clean", "worst", *(self.short["attack"][a]
                                                            for a in attacks)]
         return Table(f"{self.short['dataset'][dataset]}: {metric or 'accuracy'} under attack",
-                     headers, rows, notes=[f"[{n}] {r}" for r, n in notes.items()],
-                     kind="accuracy", fixed=2)
+                     headers, rows, kind="accuracy", fixed=2,
+                     notes=[*(f"[{n}] {r}" for r, n in notes.items()), *self._idle(dataset)])
+
+    def _idle(self, dataset: str) -> list[str]:
+        """A line per reason for the rows that are in the grid and in no table."""
+        by_reason: dict[str, list[str]] = {}
+        for row, reasons in self.board.idle_rows(dataset).items():
+            name = f"{self.short['model'][row[1]]} with {self.short['defense'][row[2]]}"
+            by_reason.setdefault("; ".join(reasons), []).append(name)
+        return [f"skipped whole: {', '.join(names)}: {reason}"
+                for reason, names in by_reason.items()]
 
     def _value(self, e: Entry | None, notes: dict[str, int]) -> View:
         if e is None or e.value is None:
@@ -149,7 +158,7 @@ class Builder:
             return None
         notes, rows = dict[str, int](), []
         for metric in metrics:
-            for row in self.board.rows(dataset):
+            for row in self.board.live_rows(dataset):
                 worst = self.board.worst_exposure(row, metric)
                 views = self.names(row)
                 if len(metrics) > 1:
@@ -191,7 +200,7 @@ class Builder:
         if not attributes:
             return None
         rows = []
-        for row in self.board.rows(dataset):
+        for row in self.board.live_rows(dataset):
             clean, views = self.board.clean(row), self.names(row)
             for attribute in attributes:
                 gap = None if clean is None else clean.gaps.get(attribute)
@@ -217,7 +226,7 @@ class Builder:
     def privacy(self, dataset: str) -> Table | None:
         """Epsilon and delta asked and spent."""
         rows = []
-        for row in self.board.rows(dataset):
+        for row in self.board.live_rows(dataset):
             clean = self.board.clean(row)
             spent = [] if clean is None else [c.privacy for c in clean.ok.values() if c.privacy]
             if not spent or clean is None:
@@ -243,7 +252,7 @@ class Builder:
         columns = (("train s", "train_seconds"), ("train rows/s", "train_samples_per_s"),
                    ("users scored/s", "score_users_per_s"), ("peak MB", "peak_memory_mb"))
         rows = []
-        for row in self.board.rows(dataset):
+        for row in self.board.live_rows(dataset):
             clean = self.board.clean(row)
             costs = [] if clean is None else [c.cost for c in clean.ok.values()]
             if not costs:

@@ -67,7 +67,7 @@ def plots(builder: Builder) -> list[tuple[str, Markup, list[str]]]:
         lines: list[tuple[str, list[Point]]] = []
         lifts: list[tuple[str, list[Point]]] = []
         points: list[tuple[str, Entry, Entry]] = []
-        for row in board.rows(dataset):
+        for row in board.live_rows(dataset):
             label = " / ".join((builder.short["model"][row[1]], builder.short["defense"][row[2]]))
             entries = [(n, board.entries.get((row, a))) for n, a in enumerate(series)]
             found = [Point(n, e.value, f"{label}, {series[n]}") for n, e in entries

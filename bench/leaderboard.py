@@ -107,6 +107,22 @@ class Board:
     def rows(self, dataset: str) -> list[Row]:
         return list(dict.fromkeys(row for row, _ in self.entries if row[0] == dataset))
 
+    def live_rows(self, dataset: str) -> list[Row]:
+        """The rows in which something ran or failed: what tables show line by line."""
+        live = {row for (row, _), e in self.entries.items() if e.status != "skipped"}
+        return [row for row in self.rows(dataset) if row in live]
+
+    def idle_rows(self, dataset: str) -> dict[Row, list[str]]:
+        """Rows in which every cell was skipped, with the different reasons."""
+        live = set(self.live_rows(dataset))
+        idle: dict[Row, list[str]] = {}
+        for (row, _), e in self.entries.items():
+            if row[0] == dataset and row not in live:
+                reasons = idle.setdefault(row, [])
+                if e.reason and e.reason not in reasons:
+                    reasons.append(e.reason)
+        return idle
+
     def attacks(self, dataset: str) -> list[str]:
         """Labels of the attacks tried on the dataset, `none` left out."""
         seen = {a for row, a in self.entries if row[0] == dataset}

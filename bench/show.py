@@ -65,7 +65,8 @@ def _facts(entry: Entry) -> dict[str, str]:
         acts = [h for h in HOOKS if getattr(cls, h) is not getattr(Defense, h)]
         return {"acts on": ", ".join(acts) or "-"}
     if issubclass(cls, ModelPlugin):
-        return {"family": entry.family or "-", "exposes": _exposes(cls)}
+        family = " ".join(f for f in (entry.family, getattr(cls, "family", None)) if f)
+        return {"family": family or "-", "exposes": _exposes(cls)}
     return {}
 
 

@@ -296,6 +296,13 @@ def test_terminal_fits_100_columns_and_says_everything(printed: str) -> None:
         assert text in " ".join(printed.split()).replace("Different", "different"), text
 
 
+def test_rows_in_which_nothing_ran_stand_below_the_table(printed: str) -> None:
+    """Every cell of pop with dp-sgd is skipped: one line with the reason, not a row of dashes."""
+    text = " ".join(printed.split())
+    assert ("skipped whole: pop with adversarial-training, pop with dp-sgd: pop exposes no "
+            "embeddings and no gradients") in text
+
+
 def test_a_pipe_gets_100_columns(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report(run, draws=50) == 0
     widest = max(len(line.rstrip()) for line in capsys.readouterr().out.splitlines()[:-1])

@@ -187,7 +187,7 @@ class RecBoleRecommender(TorchRecommender):
 
     def _after_epoch(self) -> None:
         if hasattr(self.module, "update_attentive_A"):  # KGAT: attention by the new vectors
-            with torch.no_grad():
+            with torch.no_grad(), quiet():
                 self.module.update_attentive_A()
 
     def _reseeded(self) -> None:
