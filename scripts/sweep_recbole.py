@@ -69,7 +69,7 @@ TITLES = {
 # A user's loss reads this user's rows and parameters, nothing else: no neighbours in a graph, no
 # statistics of the batch (BatchNorm, in-batch negatives), no history of an item, no state carried
 # from one batch to the next that depends on the data. The gradient of two users is a weighted sum
-# of theirs alone (so not CDAE, ConvNCF and SHAN, whose penalties do not add up over rows).
+# of theirs alone (so not CDAE, Caser, ConvNCF and SHAN, whose penalties reach every user's row).
 SEPARABLE = {
     "BPR": "pairs", "NeuMF": "points, no BatchNorm",
     "MultiDAE": "own history", "MultiVAE": "own history", "MacridVAE": "own history",
@@ -78,7 +78,7 @@ SEPARABLE = {
     "DeepFM": "points, no BatchNorm", "WideDeep": "points, no BatchNorm",
     "FNN": "points, no BatchNorm", "PNN": "points, no BatchNorm",
     "SASRec": "own history, LayerNorm", "GRU4Rec": "own history", "NARM": "own history",
-    "STAMP": "own history", "HGN": "own history", "Caser": "own history", "FPMC": "own history",
+    "STAMP": "own history", "HGN": "own history", "FPMC": "own history",
     "NPE": "own history", "HRM": "own history", "FOSSIL": "own history",
     "TransRec": "own history", "LightSANs": "own history, LayerNorm",
     "NextItNet": "own history, LayerNorm", "SASRecF": "own history and item attributes",

@@ -359,3 +359,13 @@ def test_shared_tables_keep_each_field_when_users_are_added() -> None:
     before, after = (m.module.get_parameter(name) for m in (clean, attacked))  # type: ignore
     assert torch.equal(after[:21], before[:21])
     assert torch.equal(after[24:], before[21:])
+
+
+@pytest.mark.parametrize("name", ["FM", "NeuMF", "DMF", "FISM", "BPR"])
+def test_scores_are_what_the_model_says_they_are(name: str) -> None:
+    """Pointwise metrics cut probabilities at one half, and take the sigmoid of logits."""
+    model = trained(name, data())
+    kind, found = model.score_kind, scores(model)  # type: ignore[attr-defined]
+    assert kind == {"FISM": "logit", "BPR": "other"}.get(name, "probability")
+    inside = bool(((found >= 0) & (found <= 1)).all())
+    assert inside or kind != "probability"

@@ -20,6 +20,9 @@ from bench.models.base import Batch, Table, TorchRecommender
 
 _CACHES = ("restore_user_e", "restore_item_e", "restore_entity_e", "i_embedding")
 _SUMS = ("CDAE", "ConvNCF", "ENMF", "SGL")  # their loss is a sum over the rows of a batch
+# Learned by binary cross-entropy: what the scores are. Context models score by probability too.
+_PROBABILITIES = ("DMF", "NeuMF", "NNCF", "DIN", "DIEN")
+_LOGITS = ("FISM", "NAIS", "RippleNet")
 _PAIRS = 1 << 16  # (user, item) pairs scored at once where a model scores pair by pair
 
 
@@ -228,6 +231,13 @@ class RecBoleRecommender(TorchRecommender):
                 for p in self._places}
 
     # -- scoring -------------------------------------------------------------------------------
+
+    @property
+    def score_kind(self) -> str:
+        """What pointwise metrics may take a score for: "probability", "logit" or "other"."""
+        if self.known["family"] == "context" or self.hyper.model in _PROBABILITIES:
+            return "probability"
+        return "logit" if self.hyper.model in _LOGITS else "other"
 
     @torch.no_grad()
     def scores(self, users: Tensor, split: str = "test") -> Tensor:
