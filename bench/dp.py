@@ -29,7 +29,8 @@ class Coordinates:
         names: the trainable parameters.
         own: parameter -> (start, stop) of its rows that belong to users, by user index.
         masks: parameter -> 1 where shared, 0 elsewhere, broadcast to its shape. Rows of padding
-            are neither: no data touches them, and noise would move what must stay zero.
+            are neither: they keep their first value. Noise would move what must stay zero, and
+            a gradient, which a softmax over all rows has there too, would be released without.
     """
 
     def __init__(self, model: TorchRecommender) -> None:
@@ -53,7 +54,7 @@ class Coordinates:
 
     def shared_only(self, grads: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The shared part: what is not shared becomes 0. A leading axis of users may stand."""
-        return {k: g * self.masks[k] if k in self.own else g for k, g in grads.items()}
+        return {k: g * self.masks[k] for k, g in grads.items()}
 
 
 class UserRows:

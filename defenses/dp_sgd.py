@@ -34,8 +34,8 @@ class DpSgd(Defense):
     learn about a user is bounded, recommendations are computed at the user's side). The number of
     users and the catalogue count as public. What the guarantee does not cover: the choice of
     hyper-parameters, the published test metrics, and the noise being drawn from a seeded
-    generator, which makes runs repeatable; a release needs a secret seed. Epsilon .inf equals
-    `none` bit for bit.
+    generator, which makes runs repeatable; a release needs a secret seed. Epsilon .inf, and
+    noise_multiplier 0 with clip .inf, ask for no privacy and equal `none` bit for bit.
 
     Cost: one clipped gradient per drawn user; vectorised where torch.func can do the model's
     loss, one user at a time (some ten times a plain step per hundred users) where not. Adaptive
@@ -68,7 +68,9 @@ class DpSgd(Defense):
                              hint="give a finite clip, or noise_multiplier: 0")
 
     def _off(self) -> bool:
-        return math.isinf(self.epsilon) and self.noise_multiplier is None
+        if self.noise_multiplier is None:
+            return math.isinf(self.epsilon)
+        return self.noise_multiplier == 0 and math.isinf(self.clip)
 
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
         if self._off():

@@ -155,7 +155,7 @@ def test_losses_that_are_no_sum_over_rows_go_one_user_at_a_time(data):
 # -- the steps ---------------------------------------------------------------------------------
 
 def test_without_noise_and_clip_it_is_plain_descent_on_the_same_poisson_batches(data):
-    defense = DpSgd(noise_multiplier=0.0, clip=math.inf, sample_rate=0.2, max_interactions=100)
+    defense = DpSgd(noise_multiplier=0.0, clip=1e9, sample_rate=0.2, max_interactions=100)
     private, _ = trained(data, defense, optimizer="sgd", learning_rate=0.05)
 
     model = started(data, optimizer="sgd", learning_rate=0.05)
@@ -175,12 +175,14 @@ def test_without_noise_and_clip_it_is_plain_descent_on_the_same_poisson_batches(
         assert torch.allclose(private[key], weight, atol=1e-5), key
 
 
-def test_infinite_epsilon_is_none_bit_for_bit(data):
+@pytest.mark.parametrize("off", [{"epsilon": math.inf},
+                                 {"noise_multiplier": 0.0, "clip": math.inf}])
+def test_neither_noise_nor_clip_is_none_bit_for_bit(data, off):
     plain, loop = trained(data, NoDefense())
-    same, other = trained(data, DpSgd(epsilon=math.inf))
+    same, other = trained(data, DpSgd(**off))
     assert all(torch.equal(plain[k], same[k]) for k in plain)
     assert loop.early_stopping == other.early_stopping
-    assert DpSgd(epsilon=math.inf).spent(FitResult(notes=other.notes)) == {}
+    assert DpSgd(**off).spent(FitResult(notes=other.notes)) == {}
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adagrad", "sgd"])
@@ -239,6 +241,21 @@ def test_padding_rows_get_no_noise():
     where = dp.Coordinates(model)
     assert where.masks["items.weight"][0].item() == 0
     assert where.masks["items.weight"][1:].all()
+
+
+@pytest.mark.parametrize("name", ["SASRec", "GRU4Rec", "FISM"])
+def test_padding_rows_release_nothing_of_anybody(data, name):
+    """A softmax over all rows has a gradient at the row of padding, which gets no noise."""
+    model = recbole(name, data)
+    where = dp.Coordinates(model)
+    rows, counts = dp.UserRows(model, 1).take(torch.arange(5), 0, 20)
+    found = dp.one_by_one(model, where, rows, counts, 1.0)
+    tables = [k for k, mask in where.masks.items() if k not in where.own and not mask.all()]
+    assert tables
+    for key in tables:
+        silent = where.masks[key].expand_as(found.shared[key]) == 0
+        assert not found.shared[key][silent].any()
+        assert found.shared[key].any()
 
 
 def test_so_much_noise_leaves_nothing_to_learn(data):
@@ -318,6 +335,15 @@ def test_models_whose_guarantee_would_be_false_are_refused_with_the_reason(data)
     assert "not learned by gradient steps" in (DpSgd().unfit(Pop(), data) or "")
     assert DpSgd().unfit(BPRMF(), data) is None
     assert DpSgd(epsilon=math.inf).unfit(Propagating(), data) is None
+
+
+def test_epochs_of_users_drawn_from_all_are_refused(data):
+    """One user more changes which users an epoch holds, so the rows of all the others."""
+    absent = np.arange(data.n_users) == 3
+    pools = [dp.UserRows(started(d, order="users"), 1) for d in (data, data.without_users(absent))]
+    others = np.flatnonzero(~absent)
+    assert (pools[0].count[others] != pools[1].count[others]).any()
+    assert "is drawn from all users" in (DpSgd().unfit(BPRMF(order="users"), data) or "")
 
 
 def test_batch_normalisation_is_caught(data):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from bench.api import Context, Dataset, param
 from bench.training import TrainedModel
@@ -32,9 +32,13 @@ class BPRMF(TrainedModel):
                        "users (users drawn with replacement, all rows of one close together)",
                        choices=("rows", "users"))
 
+    not_separable: ClassVar[str] = ("an epoch of order: users is drawn from all users, so that "
+                                    "one more changes the rows of the others")
+
     @property
     def gives(self) -> frozenset[str]:
-        return frozenset({"embeddings", "gradients", "user-separable"})
+        given = {"embeddings", "gradients"}
+        return frozenset(given if self.order == "users" else given | {"user-separable"})
 
     def build(self, data: Dataset, ctx: Context) -> BprRecommender:
         from bench.models._bprmf import BprRecommender
