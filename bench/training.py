@@ -65,6 +65,8 @@ class Loop:
         model, defense: what is trained, and with which hooks.
         optimizer: the torch optimiser over `model.module.parameters()`.
         early_stopping: a defense may switch it off (private validation costs privacy).
+        kept_from: the first epoch whose weights may be kept. A defense that begins later sets
+            it, or early stopping could keep a model that it never touched.
         notes: facts for the report, written by the defense.
         samples: train rows seen so far.
     """
@@ -74,6 +76,7 @@ class Loop:
         self.hyper = model.hyper
         self.optimizer = make_optimizer(model, self.hyper)
         self.early_stopping = self.hyper.patience > 0
+        self.kept_from = 1
         self.notes: dict[str, Any] = {}
         self.samples = 0
 
@@ -148,7 +151,7 @@ def fit(model: TorchRecommender, defense: Defense, progress: Progress) -> FitRes
                 timed_samples += loop.samples - before
             result.epochs = result.best_epoch = epoch
             event: dict[str, Any] = {"epoch": epoch, "epochs": hyper.epochs, "loss": loss}
-            if stopping and epoch % hyper.validate_every == 0:
+            if stopping and epoch >= loop.kept_from and epoch % hyper.validate_every == 0:
                 with model.evaluating():
                     score = validation_score(model, hyper.validate)
                 result.history.append(score)

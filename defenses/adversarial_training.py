@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from bench.api import Context, Dataset, Defense, ModelPlugin, param
+from bench.errors import PluginError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +31,9 @@ class AdversarialTraining(Defense):
     it is evaluated on, and the global generators are put back afterwards: the clean pass draws
     what it would draw without this defense. eps 0, weight 0 or start_epoch ≥ epochs equal `none`
     bit for bit.
+
+    Early stopping keeps none of the plain epochs that `start_epoch` puts first: validation
+    begins with the adversarial ones.
 
     An absolute eps means less and less as training makes rows longer; compare models by
     `relative: true`. Adaptive attack: pgd with more steps than the training used.
@@ -78,6 +82,8 @@ class AdversarialTraining(Defense):
         from bench.perturb import project, steepest
 
         tables = {k: t for k, t in model.tables().items() if self.tables in ("both", t.role)}
+        if not tables:
+            raise PluginError(f"{self.name}: the model has no {self.tables} table to perturb")
         radii = {k: self.eps * (t.median_norm(self.norm) if self.relative else 1.0)
                  for k, t in tables.items()}
         grads = self._clean_gradients(tables, clean_loss)
@@ -108,7 +114,10 @@ class AdversarialTraining(Defense):
                 for (k, t), g in zip(tables.items(), found, strict=True)}
 
     def wrap(self, loop: Loop) -> Callable[[int], float] | None:
-        if not self.fresh_optimizer or not self.eps or not self.weight:
+        if not self.eps or not self.weight or self.start_epoch >= loop.hyper.epochs:
+            return None
+        loop.kept_from = self.start_epoch + 1
+        if not self.fresh_optimizer:
             return None
         from bench.training import make_optimizer
 

@@ -12,6 +12,7 @@ from bench.api import Context, Dataset, Defense
 from bench.datasets.blocks import Blocks
 from bench.defenses.adversarial_training import AdversarialTraining
 from bench.defenses.none import NoDefense
+from bench.errors import PluginError
 from bench.models._bprmf import BprRecommender
 from bench.models.base import Batch, build
 from bench.models.bprmf import BPRMF
@@ -171,6 +172,30 @@ def test_warm_start_is_plain_until_then(data):
     assert same(plain, trained(data, AdversarialTraining(start_epoch=2), epochs=2))
     assert not same(trained(data, NoDefense(), epochs=3),
                     trained(data, AdversarialTraining(start_epoch=2), epochs=3))
+
+
+def test_early_stopping_keeps_no_model_from_before_the_defense(data):
+    """It once kept an earlier epoch: a row called defended that equalled `none`."""
+    hyper = BPRMF(dim=8, epochs=60, learning_rate=0.05, patience=2, batch_size=64)
+    fits = {}
+    for name, defense in (("none", NoDefense()),
+                          ("late", AdversarialTraining(start_epoch=25)),
+                          ("neutral", AdversarialTraining(start_epoch=25, weight=0.0)),
+                          ("never", AdversarialTraining(start_epoch=60))):
+        fits[name] = build(hyper, data, Context(0)).fit(defense, lambda event: None)
+    assert fits["none"].epochs < 25
+    assert fits["late"].best_epoch > 25
+    assert fits["neutral"].history == fits["never"].history == fits["none"].history
+
+
+def test_tables_that_are_not_there_are_named(data):
+    class ItemsOnly(BprRecommender):
+        def tables(self):  # type: ignore[no-untyped-def]
+            return {"item": super().tables()["item"]}
+
+    model = ItemsOnly(BPRMF(dim=8, epochs=1), data, Context(0))
+    with pytest.raises(PluginError, match="no user table"):
+        model.fit(AdversarialTraining(tables="user"), lambda event: None)
 
 
 def test_fresh_optimizer_forgets_at_the_right_epoch(data):
