@@ -81,7 +81,8 @@ def _quiet(model: Recommender) -> contextlib.AbstractContextManager[Any]:
 
 
 def validation_score(model: Recommender, metric: str) -> float:
-    """Mean over users of a per-user accuracy metric on the validation split of `model.data`.
+    """Mean over users of a per-user accuracy metric on the validation split of `model.data`;
+    users for whom it is undefined are left out, as in `evaluate`.
 
     Raises:
         InputError: the metric is none that decides when to stop, or nobody can be validated on.
@@ -101,7 +102,7 @@ def validation_score(model: Recommender, metric: str) -> float:
     with torch.no_grad(), _quiet(model):
         c = stream(model, model.data, plan, split="valid", cutoffs=(), lists=False)
     ranks = Ranks.make(plan.pair_owner, c.better, c.tied, c.eligible)
-    return float(np.mean(asked.spec.user(ranks, asked.k or model.data.n_items)))
+    return _mean(asked.spec.user(ranks, asked.k or model.data.n_items))
 
 
 def evaluate(model: Recommender, data: Dataset, metrics: Sequence[str], *,

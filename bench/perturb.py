@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from bench.errors import PluginError
+
 if TYPE_CHECKING:
     from bench.models.base import Batch, TorchRecommender
 
@@ -82,6 +84,9 @@ def attack_batches(model: TorchRecommender, source: str = "train", pairs: int = 
             takes other rows). An attack on one draw fits
             those very negatives and hurts the ranking less. A loss without sampled negatives
             takes each row once.
+
+    Raises:
+        PluginError: there is no such row, so that the gradient would be zero in silence.
     """
     count = -(-pairs // ATTACK_ROWS) if pairs else None
     size = -(-pairs // count) if count else ATTACK_ROWS
@@ -89,6 +94,9 @@ def attack_batches(model: TorchRecommender, source: str = "train", pairs: int = 
     if made and {"negatives", "labels"} & set(made[0]):
         for draw in range(1, draws):
             made += islice(model.batches(-draw, size, source), count)
+    if not any(len(batch["users"]) for batch in made):
+        raise PluginError(f"the model makes no batch of the {source} rows, so there is no loss "
+                          "to raise")
     return made
 
 

@@ -231,6 +231,15 @@ def test_validation_uses_train_alone():
         validation_score(model, "coverage@10")
 
 
+def test_users_for_whom_a_metric_is_undefined_do_not_decide_when_training_stops():
+    """User b's only free item is relevant: no AUC. A mean of NaN would keep the first epoch."""
+    data = Dataset(name="few", user_ids=("a", "b"), item_ids=("x", "y", "z"),
+                   train=rows([(0, 0), (1, 0), (1, 1)]), valid=rows([(0, 1), (1, 2)]),
+                   test=rows([(0, 2)]))
+    model = Fixed(data, np.array([[0.0, 2.0, 1.0], [0.0, 1.0, 2.0]], np.float32))
+    assert validation_score(model, "auc") == 1.0
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_scores_without_a_rank_are_refused(bad):
     data = dataset(0)

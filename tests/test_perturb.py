@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bench.context import Context
 from bench.datasets.blocks import Blocks
+from bench.errors import PluginError
 from bench.models._bprmf import BprRecommender
 from bench.models.base import build
 from bench.models.bprmf import BPRMF
@@ -242,3 +243,14 @@ def test_perturbed_gives_the_exact_bits_back(model: BprRecommender) -> None:
     after = model.state()
     assert all(torch.equal(before[k], after[k]) for k in before)
     assert torch.equal(model.scores(users), clean)
+
+
+def test_a_model_without_rows_to_attack_is_named():
+    class Silent(BprRecommender):
+        def batches(self, epoch, size, source="train"):  # type: ignore[no-untyped-def]
+            nobody = torch.empty(0, dtype=torch.long)
+            yield {"users": nobody, "items": nobody, "negatives": nobody}
+
+    data = Blocks(users=12, items=16, length=6).load()
+    with pytest.raises(PluginError, match="no batch of the train rows"):
+        attack_batches(Silent(BPRMF(), data, Context(0)))
