@@ -121,7 +121,7 @@ class RecBoleRecommender(TorchRecommender):
                 (epoch - 1) % self.hyper.m_step == 0:
             self._reseeded()
         mode = self.known["knowledge"]
-        if mode == "alternating" and source == "train" and self._triples_turn(epoch):
+        if mode == "alternating" and source == "train" and epoch and self._triples_turn(epoch):
             yield from self._triples_alone(epoch, size)
             return
         rows = self.sampler.batches(epoch, size, source)
