@@ -76,3 +76,10 @@ def test_learning_helps() -> None:
         made[name] = next(v for m, g, v in evaluate(model, on, ("ndcg@10",)).values
                           if (m, g) == ("ndcg@10", "all"))
     assert made["BPR"] > 1.3 * made["Pop"]
+
+
+def test_pop_counts_every_row() -> None:
+    made = trained("Pop", data())
+    counts = np.bincount(data().train.items, minlength=24)
+    assert scores(made)[3].tolist() == counts.tolist()
+    assert counts.max() > 2

@@ -50,12 +50,13 @@ class ClosedRecommender(Recommender):
             drawn = torch.rand(self.data.n_items, generator=self.ctx.torch_stream("random"))
             self.learned = {"item_cnt": drawn.numpy()}
             return FitResult()
+        if self.hyper.model == "Pop":  # RecBole counts an item once per batch, not once per row
+            counts = np.bincount(self.data.train.positives().items, minlength=self.data.n_items)
+            self.learned = {"item_cnt": counts.astype(np.float32)}
+            return FitResult()
         with contained(), self.ctx.seeded("train"):
             model: Any = model_class(self.hyper.model, self.known["module"])(
                 self.settings, ArrayDataset(self.settings, self.data, attributes=False))
-            if self.hyper.model == "Pop":
-                rows = self.data.train.positives()
-                model.calculate_loss({"item_id": torch.as_tensor(rows.items + 1)})
         self.learned = {k: _without_padding(k, _plain(vars(model)[k])) for k in _LEARNED
                         if vars(model).get(k) is not None}
         return FitResult()
