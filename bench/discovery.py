@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import json
 import re
 import sys
 import traceback
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import bench
 from bench.coerce import check_annotations, parameters
+from bench.errors import BenchError, one_line
 from bench.plugin import KINDS, Plugin
 
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -99,7 +101,7 @@ def import_file(source: Source) -> types.ModuleType | str:
         if isinstance(error, SyntaxError) and error.filename == str(source.path):
             return f"{source.path}:{error.lineno}: {type(error).__name__}: {error.msg}"
         where = str(source.path) if line is None else f"{source.path}:{line}"
-        return f"{where}: {type(error).__name__}: {error}"
+        return f"{where}: {type(error).__name__}: {one_line(error)}"
 
 
 def nameless(own: Sequence[type[Plugin]]) -> str:
@@ -129,7 +131,34 @@ def problem(cls: type[Plugin], source: Source) -> str | None:
     for f in parameters(cls).values():
         if f.default is MISSING:
             return f"has a parameter {f.name!r} without a default; use param(default, help)"
-    return check_annotations(cls)
+    return check_annotations(cls) or _described(cls)
+
+
+def _described(cls: type[Plugin]) -> str | None:
+    """Why plans, lists and tables cannot name this class with its default parameters, or None."""
+    from bench.api import Attack, ThreatModel
+
+    if issubclass(cls, Attack) and not isinstance(getattr(cls, "threat", None), ThreatModel):
+        return ("has no threat model; write threat = ThreatModel(stage, knowledge, goal) with "
+                "ThreatModel from bench.api")
+    asked = "its defaults"
+    try:
+        made = cls()
+        asked = "params()"
+        json.dumps(made.params())
+        asked = "label()"
+        texts = {asked: made.label()}
+        if isinstance(made, Attack):
+            asked = "budget_text()"
+            texts[asked] = made.budget_text()
+    except BenchError:  # its own check: some parameter has to be given
+        return None
+    except Exception as error:
+        return f"fails with {asked}: {type(error).__name__}: {one_line(error)}"
+    for asked, text in texts.items():
+        if not isinstance(text, str):
+            return f"gives {type(text).__name__} with {asked}; text is needed"
+    return None
 
 
 def line_of(cls: type) -> int:

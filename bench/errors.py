@@ -34,6 +34,11 @@ class ScoreError(BenchError):
     """A model gave scores that cannot be ranked: NaN, infinite, or of another shape."""
 
 
+def one_line(error: object) -> str:
+    """The text of an error on one line: what a plugin or a library says may have several."""
+    return " ".join(str(error).split())
+
+
 def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
     """A hint naming the closest known names: "did you mean 'fgsm'? known: fgsm, noise, pgd"."""
     names = sorted(set(known))

@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.coerce import allowed, depth, hints, parameter, parameters, written_depth
 from bench.discovery import ARTICLES, singular
-from bench.errors import BenchError, InputError, nearest
+from bench.errors import BenchError, InputError, nearest, one_line
 from bench.plugin import KINDS, Plugin
 from bench.registry import Registry
 from bench.scalars import CoerceError, written
@@ -160,11 +160,18 @@ class Axis:
         made: list[Plugin] = []
         for combination in itertools.product(*choices.values()):
             try:
-                made.append(cls(**dict(zip(choices, combination, strict=True))))
+                plugin = cls(**dict(zip(choices, combination, strict=True)))
+                plugin.label()
             except (BenchError, ValueError) as error:  # the plugin's own check of what fits
-                self.problems.add(getattr(error, "what", str(error)), line, under,
+                self.problems.add(getattr(error, "what", one_line(error)), line, under,
                                   getattr(error, "hint", None))
                 break
+            except Exception as error:
+                self.problems.add(f"{singular(self.kind)} {name!r} fails with these parameters: "
+                                  f"{type(error).__name__}: {one_line(error)}", line, under,
+                                  "a mistake in the plugin")
+                break
+            made.append(plugin)
         return made
 
     def _values(self, node: Node, field: dataclasses.Field[Any], hint: Any, key: str) -> list[Any]:

@@ -32,6 +32,7 @@ class Grid:
             and "seed" to numbers. A cell that meets all of one condition is left out.
         plugins: folders of the user's plugins, absolute.
         notes: what was merged or looks unintended, in words.
+        lines: the line of each key of the file.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class Grid:
     plugins: tuple[Path, ...]
     registry: Registry = field(compare=False)
     notes: tuple[str, ...] = ()
+    lines: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     def excluded(self, dataset: Plugin, model: Plugin, defense: Plugin, attack: Plugin,
                  seed: int) -> bool:
@@ -93,7 +95,7 @@ def load_grid(path: Path, registry: Registry | None = None) -> Grid:
     notes = [*sections.notes, *(f"not usable: {e.error}" for e in registry.broken()
                                 if e.source != "built-in")]
     grid = Grid(path=path, text=text, seeds=seeds, exclude=exclude, plugins=folders,
-                registry=registry, notes=tuple(notes), **axes, **rest)
+                registry=registry, notes=tuple(notes), lines=dict(root.lines), **axes, **rest)
     if exclude and all(grid.excluded(d, m, f, a, s) for d in grid.datasets for m in grid.models
                        for f in grid.defenses for a in grid.attacks for s in seeds):
         raise InputError("exclude leaves out every cell; nothing is left to run", file=path,

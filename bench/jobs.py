@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.device import Memory, computing, device_name, out_of_memory, pick_device
-from bench.errors import BenchError, InputError
+from bench.errors import BenchError, InputError, one_line
 from bench.keys import plain
 from bench.results import Folder, cell_json
 from bench.store import Store
@@ -49,10 +49,10 @@ def load_dataset(plugin: DatasetPlugin, data_key: str) -> Dataset:
     """
     if data_key not in _datasets:
         try:
-            loaded = plugin.load()
+            loaded = _loaded(plugin)
         except BenchError as error:
             raise error if isinstance(error, InputError) else InputError(str(error)) from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InputError(f"dataset {plugin.label()} cannot be loaded: {describe(error)}",
                              hint="a mistake in the dataset's plugin, or data it does not expect"
                              ) from error
@@ -60,6 +60,16 @@ def load_dataset(plugin: DatasetPlugin, data_key: str) -> Dataset:
             _datasets.pop(next(iter(_datasets)))
         _datasets[data_key] = loaded
     return _datasets[data_key]
+
+
+def _loaded(plugin: DatasetPlugin) -> Dataset:
+    from bench.data import Dataset
+
+    loaded = plugin.load()
+    if not isinstance(loaded, Dataset):
+        raise InputError(f"dataset {plugin.label()} gives {type(loaded).__name__}; load() must "
+                         "return a Dataset of bench.data", hint="a mistake in its plugin")
+    return loaded
 
 
 # -- failures -----------------------------------------------------------------------------------
@@ -73,7 +83,7 @@ def describe(error: BaseException) -> str:
     where = ""
     if own:
         where = f" ({'/'.join(Path(own[-1].filename).parts[-2:])}:{own[-1].lineno})"
-    return f"{type(error).__name__}: {error}{where}"
+    return f"{type(error).__name__}: {one_line(error)}{where}"
 
 
 def reason(error: BaseException, device: str) -> str:

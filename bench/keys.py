@@ -16,6 +16,7 @@ from typing import Any
 
 from bench.api import Attack, DatasetPlugin, Defense, ModelPlugin, Plugin
 from bench.code import file_hash, plugin_code, stage_code
+from bench.errors import InputError, one_line
 
 LIBRARIES = ("torch", "numpy", "scipy", "recbole")
 """Libraries whose version may change a trained model's numbers."""
@@ -93,7 +94,7 @@ class Keys:
     def data(self, dataset: DatasetPlugin) -> str:
         """H(dataset spec, its code, hashes of its files); where a file lies does not matter."""
         if dataset not in self._data:
-            paths = [Path(p).expanduser() for p in dataset.files()]
+            paths = _files(dataset)
             hashes = {p: file_hash(p) for p in paths}
             params = {k: _without_paths(v, hashes) for k, v in dataset.params().items()}
             self._data[dataset] = digest("data", dataset.name, params, list(hashes.values()),
@@ -113,6 +114,17 @@ class Keys:
                       self._stage("cell"))
 
 
+def _files(dataset: DatasetPlugin) -> list[Path]:
+    try:
+        return [Path(p).expanduser() for p in dataset.files()]
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise InputError(f"dataset {dataset.label()} cannot name its files: "
+                         f"{type(error).__name__}: {one_line(error)}",
+                         hint="a mistake in its plugin: files() gives a list of paths") from error
+
+
 def _without_paths(value: Any, hashes: Mapping[Path, str]) -> Any:
     """A parameter with the paths of hashed files, or of a folder that holds some, taken out."""
     if isinstance(value, (list, tuple)):
@@ -120,8 +132,12 @@ def _without_paths(value: Any, hashes: Mapping[Path, str]) -> Any:
     if isinstance(value, str) and value and hashes:
         path = Path(value).expanduser()
         resolved = {p.resolve(): h for p, h in hashes.items()}
-        if path.resolve() in resolved:
-            return f"file {resolved[path.resolve()]}"
-        if path.is_dir() and any(path.resolve() in p.parents for p in resolved):
+        try:
+            found, folder = path.resolve(), path.is_dir()
+        except (OSError, ValueError):  # a text that is no path: too long, or with a null byte
+            return value
+        if found in resolved:
+            return f"file {resolved[found]}"
+        if folder and any(found in p.parents for p in resolved):
             return "folder"
     return value

@@ -101,15 +101,21 @@ def make_plan(grid: Grid) -> Plan:
     """Cross everything with everything; load the datasets; ask every plugin what it cannot do.
 
     Raises:
-        InputError: a dataset cannot be loaded.
+        InputError: a dataset cannot be loaded, or has no attribute that `groups` asks for.
     """
+    from bench.metrics.groups import check_groups
+
     keys = Keys(threads=grid.engine.threads)
     groups = {"users": grid.groups.users, "items": grid.groups.items}
     data = {}
     data_keys = {}
     for dataset in cast("tuple[DatasetPlugin, ...]", grid.datasets):
-        data_keys[dataset] = keys.data(dataset)
-        data[dataset.label()] = load_dataset(dataset, data_keys[dataset])
+        try:
+            data_keys[dataset] = keys.data(dataset)
+            data[dataset.label()] = load_dataset(dataset, data_keys[dataset])
+            check_groups(data[dataset.label()], grid.groups)
+        except InputError as error:
+            raise _placed(error, grid, dataset) from error
     cells: dict[str, PlannedCell] = {}
     jobs: dict[str, list[PlannedCell]] = {}
     excluded = 0
@@ -141,6 +147,18 @@ def make_plan(grid: Grid) -> Plan:
     return Plan(grid, tuple(cells.values()), made, excluded, data)
 
 
+def _placed(error: InputError, grid: Grid, dataset: DatasetPlugin) -> InputError:
+    """The error with the grid it came from, where it names no file of its own."""
+    if error.file is not None:
+        return error
+    key = error.key or ""
+    if not key.startswith("groups"):
+        key = f"datasets: {dataset.name}" + (f": {key.removeprefix(f'{dataset.name}: ')}"
+                                             if key else "")
+    line = grid.lines.get(key.split(".")[0].split(":")[0])
+    return InputError(error.what, file=grid.path, line=line, key=key, hint=error.hint)
+
+
 def _unfit(model: ModelPlugin, defense: Defense, attack: Attack,
            data: Dataset) -> tuple[str | None, str | None]:
     """("skipped", reason) by the first that cannot, ("failed", …) where asking fails."""
@@ -150,9 +168,12 @@ def _unfit(model: ModelPlugin, defense: Defense, attack: Attack,
     for plugin, ask in asks:
         try:
             reason = ask()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             text = str(error) if isinstance(error, BenchError) else describe(error)
             return "failed", f"{plugin.name} could not say whether it fits: {text}"
+        if reason is not None and not isinstance(reason, str):
+            return "failed", (f"{plugin.name} could not say whether it fits: unfit() gave "
+                              f"{type(reason).__name__}; a reason in words, or None, is needed")
         if reason:
             return "skipped", reason
     return None, None

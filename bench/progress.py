@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bench.results import AXES
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
@@ -15,15 +17,37 @@ MARKS = {"ok": "ok", "failed": "FAILED", "timeout": "TIMEOUT", "skipped": "skipp
 _QUIET = 15.0  # seconds between plain lines about a training that goes on
 
 
-def name_of(header: Mapping[str, Any], attack: bool = True) -> str:
-    """A cell, or its training, in words."""
-    axes = ("dataset", "model", "defense", "attack") if attack else ("dataset", "model", "defense")
-    return " · ".join([*(header[a]["label"] for a in axes), f"seed {header['seed']}"])
+def name_of(header: Mapping[str, Any], axes: Sequence[str] = AXES,
+            short: Mapping[str, Mapping[str, str]] | None = None) -> str:
+    """A cell, or its training, in words; with shorter labels of each axis where they are given
+    ("" leaves the axis out)."""
+    labels = [header[a]["label"] for a in axes]
+    if short:
+        labels = [short[a].get(label, label) for a, label in zip(axes, labels, strict=True)]
+    return " · ".join([*filter(None, labels), f"seed {header['seed']}"])
+
+
+def short_names(headers: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Axis -> label -> a label that still tells it from the others: the parameters in which
+    namesakes differ; nothing at all where a dataset or a defense is the only one."""
+    from bench._board_view import short_labels
+    from bench._cells import Spec
+
+    made = {}
+    for axis in AXES:
+        specs = {h[axis]["label"]: Spec(**h[axis]) for h in headers}
+        if axis == "dataset":  # a label may be what the user calls the data
+            made[axis] = {label: label for label in specs}
+        else:
+            made[axis] = short_labels(specs)
+        if axis in ("dataset", "defense") and len(specs) == 1:
+            made[axis] = dict.fromkeys(specs, "")
+    return made
 
 
 def duration(seconds: float) -> str:
     """A duration as a person says it: 8 s, 3 min, 2 h 5 min."""
-    if seconds < 60:
+    if seconds < 59.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
@@ -35,13 +59,21 @@ class Progress:
     Args:
         jobs: what will run, as JSON.
         done, total: cells finished already, and all cells.
+        headers: of all cells of the plan, which names must tell apart; those of the jobs if
+            empty.
     """
 
-    def __init__(self, jobs: Sequence[Mapping[str, Any]], done: int, total: int) -> None:
+    def __init__(self, jobs: Sequence[Mapping[str, Any]], done: int, total: int,
+                 headers: Sequence[Mapping[str, Any]] = ()) -> None:
         self.done, self.total = done, total
-        self._names = {j["train_key"]: name_of(j["cells"][0]["header"], attack=False)
-                       + (f" · {j['poison']['name']}" if j["poison"] else "") for j in jobs}
-        self._cells = {c["header"]["key"]: c["header"] for j in jobs for c in j["cells"]}
+        own = [c["header"] for j in jobs for c in j["cells"]]
+        short = short_names(headers or own) if jobs else {}
+        self._cells = {h["key"]: name_of(h, short=short) for h in own}
+        self._names = {}
+        for job in jobs:
+            header = job["cells"][0]["header"]
+            axes = AXES if job["poison"] else AXES[:-1]  # probes share the clean training
+            self._names[job["train_key"]] = name_of(header, axes, short)
         self._weights = {j["train_key"]: float(j["estimate"]) for j in jobs}
         self._parts: dict[str, float] = {}  # share of each job that is done
         self._begin = time.monotonic()
@@ -55,11 +87,14 @@ class Progress:
     def _open(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
 
-        # what changes stands first: a narrow terminal cuts the names at the right
-        self._bars = Progress(BarColumn(bar_width=20), TextColumn("{task.fields[text]}"),
-                              TextColumn("{task.description}", markup=False),
-                              console=Console(stderr=True), transient=True)
+        # what changes stands first, and the names give way: a narrow terminal cuts them
+        self._bars = Progress(
+            BarColumn(bar_width=20), TextColumn("{task.fields[text]}", markup=False),
+            TextColumn("{task.description}", markup=False,
+                       table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+            console=Console(stderr=True), transient=True, expand=True)
         self._bars.start()
         self._all = self._bars.add_task("cells", total=self.total, completed=self.done,
                                         text=f"{self.done}/{self.total}")
@@ -100,7 +135,7 @@ class Progress:
     def _line(self, event: Mapping[str, Any]) -> None:
         left = self.left()
         text = (f"[{self.done}/{self.total}] {MARKS[event['status']]:7} "
-                f"{name_of(self._cells[event['key']])}"
+                f"{self._cells[event['key']]}"
                 + (f": {event['reason']}" if event["reason"] else ""))
         if self._bars is None:
             self.say(text + (f"  ({duration(left)} left)" if left and left > 5 else ""))

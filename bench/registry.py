@@ -26,7 +26,7 @@ from bench.discovery import (
     problem,
     singular,
 )
-from bench.errors import InputError, nearest
+from bench.errors import InputError, nearest, one_line
 from bench.plugin import KINDS, Plugin
 
 
@@ -180,7 +180,7 @@ class Registry:
             except Exception as error:
                 members = []
                 self._break(source, f"{source.path}: its list of members fails: "
-                            f"{type(error).__name__}: {error}")
+                            f"{type(error).__name__}: {one_line(error)}")
             for name in members:
                 self._add(Entry(kind, name, source.path, source.source, family=family,
                                 load=functools.cache(functools.partial(module.member, name))))
@@ -206,7 +206,7 @@ class Registry:
                 loaded = point.load()
             except (Exception, SystemExit) as error:
                 self._break(source, f"entry point {point.name} = {point.value}: "
-                            f"{type(error).__name__}: {error}")
+                            f"{type(error).__name__}: {one_line(error)}")
                 continue
             if isinstance(loaded, types.ModuleType):
                 self._read(Source(loaded.__name__, module_path(loaded), kind, "entry point"),

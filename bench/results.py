@@ -155,7 +155,7 @@ class Folder:
 
     def finished(self, key: str) -> bool:
         """Whether the folder holds this cell, ok and with its tables."""
-        if not (self.users(key).is_file() and self.items(key).is_file()):
+        if not (_is_parquet(self.users(key)) and _is_parquet(self.items(key))):
             return False
         cell = self.read(key)
         return cell is not None and cell["status"] == "ok"
@@ -190,13 +190,17 @@ class Folder:
             write_atomically(self.path / "plan.json",
                              json.dumps({"schema": SCHEMA, "cells": cells}, indent=1,
                                         ensure_ascii=False) + "\n")
-            if work or not (self.path / "environment.json").is_file():
+            if work or not _whole(self.path / "environment.json"):
                 write_atomically(self.path / "environment.json",
                                  json.dumps(environment(), indent=1, ensure_ascii=False) + "\n")
+            for kind in ("cells", "users", "items"):
+                (self.path / kind).mkdir(exist_ok=True)
             self._move_former({h["key"] for h in headers})
         except OSError as error:
+            at = Path(error.filename or self.path)
             raise InputError(f"the results folder cannot be written: {error.strerror}",
-                             file=self.path, hint="give another with --results DIR") from error
+                             file=at if at.parent == self.path else self.path,
+                             hint="give another with --results DIR") from error
 
     def _move_former(self, keys: set[str]) -> None:
         for kind in ("cells", "users", "items", "logs"):
@@ -212,11 +216,16 @@ class Folder:
         """The keys of the run's cells in the grid's order, or of all cells without a plan."""
         try:
             plan = json.loads((self.path / "plan.json").read_text(encoding="utf-8"))
+            for cell in plan["cells"]:
+                if not (all(isinstance(cell[k], str) for k in ("key", *AXES))
+                        and isinstance(cell["seed"], int)):
+                    raise ValueError(f"{cell} is no cell of a plan")
             return [c["key"] for c in plan["cells"]]
         except FileNotFoundError:
             return sorted(p.stem for p in (self.path / "cells").glob("*.json"))
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"the plan cannot be read: {error}", file=self.path / "plan.json",
+            what = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise InputError(f"the plan cannot be read: {what}", file=self.path / "plan.json",
                              hint="run the grid again, which writes it anew") from error
 
     def cells(self) -> list[Cell]:
@@ -239,6 +248,25 @@ class Folder:
             columns[name] = np.array([row[at] for row in rows], kind)
         write_table(self.path / "results.parquet", columns)
         return self.path / "results.parquet"
+
+
+def _whole(path: Path) -> bool:
+    """Whether a JSON mapping can be read from this file."""
+    try:
+        return isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError):
+        return False
+
+
+def _is_parquet(path: Path) -> bool:
+    """Whether the file begins and ends as parquet does: one that was cut off does not."""
+    try:
+        with path.open("rb") as file:
+            first = file.read(4)
+            file.seek(-4, os.SEEK_END)
+            return first == file.read(4) == b"PAR1"
+    except OSError:
+        return False
 
 
 def long_rows(cell: Cell) -> list[tuple[Any, ...]]:

@@ -28,7 +28,8 @@ def run(grid_path: Path | str, *, results: Path | str | None = None, engine: str
         fresh: compute again what is cached.
 
     Returns:
-        0 all cells ok or skipped, 1 some failed, 2 bad input, 130 interrupted.
+        0 all cells ok or skipped, 1 some failed (or the report did), 2 bad input,
+        130 interrupted.
     """
     try:
         return _Run.open(grid_path, results, engine, workers, only, fresh).run()
@@ -38,7 +39,8 @@ def run(grid_path: Path | str, *, results: Path | str | None = None, engine: str
     except OSError as error:  # plugins' own errors are cells; this is the disk or the pipe
         if isinstance(error, BrokenPipeError):
             raise
-        print(f"error: {error}; what is done is kept, and the same command goes on from there",
+        what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error
+        print(f"error: {what}; what is done is kept, and the same command goes on from there",
               file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
@@ -54,14 +56,15 @@ class _Run(Session):
         work = any(self.states[c.key] == "to run" for c in self.chosen)
         self.folder.start(self.grid.text, [c.header() for c in self.plan.cells], work)
         self.store.sweep()
-        for line in self.lines():
+        for line in self.lines(brief=True):
             print(line, file=sys.stderr)
         self._restore()
         todo = {c.key for c in self.chosen if self.states[c.key] == "to run"}
         jobs = [self.plan.job_json(job, cache=self.store.folder, results=self.folder.path,
                                    fresh=self.fresh)
                 for job in (j.only(lambda c: c.key in todo) for j in self.plan.jobs) if job]
-        progress = Progress(jobs, len(self.chosen) - len(todo), len(self.chosen))
+        progress = Progress(jobs, len(self.chosen) - len(todo), len(self.chosen),
+                            [c.header() for c in self.plan.cells])
         try:
             if jobs:
                 self.runner.run(jobs, _Watch(jobs, self.folder, progress))
@@ -86,10 +89,12 @@ class _Run(Session):
         """The report, where things are, and what failed; the exit status."""
         from bench.report import report
 
+        status = OK
         try:
             report(self.folder.path)
         except BenchError as error:
             print(f"the report could not be made: {error}", file=sys.stderr)
+            status = FAILED
         print(f"results: {self.folder.path}")
         bad = [(c, found) for c in self.chosen
                if (found := self.folder.read(c.key)) is None
@@ -102,7 +107,7 @@ class _Run(Session):
             print(f"{len(bad)} of {len(self.chosen)} cells failed{more}; tracebacks are in "
                   f"{self.folder.path / 'logs'}; the next run tries them again",
                   file=sys.stderr)
-        return FAILED if bad else OK
+        return FAILED if bad else status
 
 
 class _Watch:

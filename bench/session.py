@@ -14,12 +14,15 @@ from bench import engines
 from bench.errors import InputError, nearest
 from bench.plan import Plan, PlannedCell, make_plan
 from bench.results import AXES, Folder
+from bench.sections import METRICS
+from bench.stages import poisons
 from bench.store import Store, cache_folder
 
 if TYPE_CHECKING:
     from bench.grid import Grid
 
 RESULTS = Path("results")
+_REASONS = 8  # shown when a run starts
 
 
 def complaint(error: InputError) -> str:
@@ -47,6 +50,9 @@ class Session:
         self.grid, self.fresh = grid, fresh
         self.engine = engine or grid.engine.name
         self.workers = (grid.engine.workers if workers is None else workers) or cpus()
+        if self.engine == "inline" and (workers or 0) > 1:
+            raise InputError(f"--workers {workers} asks for several jobs at a time, and engine "
+                             "inline runs one", hint="add --engine processes")
         self.runner = engines.make(self.engine, workers=self.workers,
                                    threads=grid.engine.threads, timeout=grid.engine.timeout)
         self.plan: Plan = make_plan(grid)
@@ -68,13 +74,14 @@ class Session:
         selector(only)  # a mistake in the command is told before the grid is read
         return cls(load_grid(Path(grid_path)), results, engine, workers, only, fresh)
 
-    def lines(self) -> list[str]:
-        """The plan in words."""
+    def lines(self, brief: bool = False) -> list[str]:
+        """The plan in words; brief: counts and reasons in place of every cell."""
         how = self.engine + (f", {self.workers} workers" if self.engine != "inline" else "")
-        return [*explain(self.plan, self.chosen, self.states, self.store, self.fresh),
+        return [*explain(self.plan, self.chosen, self.states, self.store, self.fresh, brief),
                 f"engine: {how}; cache: {self.store.folder}",
                 f"results: {self.folder.path}",
-                *(f"note: {text}" for text in (*self.grid.notes, *self.runner.notes()))]
+                *(f"note: {text}" for text in (*self.grid.notes, *unmeasured(self.plan),
+                                               *self.runner.notes()))]
 
 
 # -- selection and state ------------------------------------------------------------------------
@@ -141,11 +148,29 @@ def cpus() -> int:
         else os.cpu_count() or 1
 
 
+def unmeasured(plan: Plan) -> list[str]:
+    """Which of the metrics asked for cannot be measured, and why, in words."""
+    from bench.metrics.names import parse_metric
+
+    kinds: dict[str, list[str]] = {}
+    for text in plan.grid.metrics:
+        kinds.setdefault(parse_metric(text).spec.kind, []).append(text)
+    notes = []
+    for label, data in plan.data.items():
+        if "point" in kinds and data.test.labels is None:
+            notes.append(f"{', '.join(kinds['point'])}: {label} has no labelled test pairs, so "
+                         "they stay empty there")
+    pushes = any(poisons(cell.attack) for cell in plan.cells)
+    if "target" in kinds and not pushes and plan.grid.metrics != METRICS:
+        notes.append(f"{', '.join(kinds['target'])}: no attack of this grid has targets")
+    return notes
+
+
 # -- in words -----------------------------------------------------------------------------------
 
 def explain(plan: Plan, chosen: Sequence[PlannedCell], states: dict[str, str],
-            store: Store, fresh: bool = False) -> Iterator[str]:
-    """The plan in lines of text."""
+            store: Store, fresh: bool = False, brief: bool = False) -> Iterator[str]:
+    """The plan in lines of text; brief: reasons are counted, and cells are not listed."""
     grid = plan.grid
     sizes = [(len(grid.datasets), "dataset"), (len(grid.models), "model"),
              (len(grid.defenses), "defense"), (len(grid.attacks), "attack"),
@@ -164,6 +189,9 @@ def explain(plan: Plan, chosen: Sequence[PlannedCell], states: dict[str, str],
     kept = 0 if fresh else sum(store.has_model(key) for key in trainings)
     yield f"trainings needed: {len(trainings) - kept}" + (
         f" ({kept} more: the model is cached)" if kept else "")
+    if brief:
+        yield from _reasons(chosen, states)
+        return
     for mark in ("to run", "skipped", "failed"):
         rows: dict[tuple[str, ...], dict[str, list[int]]] = {}
         for c in chosen:
@@ -177,3 +205,12 @@ def explain(plan: Plan, chosen: Sequence[PlannedCell], states: dict[str, str],
             yield (f"  {dataset} · {model} · {defense} · {', '.join(attacks)} · seed"
                    f"{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
                    + (f": {why}" if why else ""))
+
+
+def _reasons(chosen: Sequence[PlannedCell], states: dict[str, str]) -> Iterator[str]:
+    """How many cells cannot run for which reason, the most frequent first."""
+    why = Counter((states[c.key], c.reason) for c in chosen if c.status is not None)
+    for (mark, reason), n in why.most_common(_REASONS):
+        yield f"  {n} {mark}: {reason}"
+    if len(why) > _REASONS:
+        yield f"  {len(why) - _REASONS} more reasons; `bench plan` gives them all"

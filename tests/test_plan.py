@@ -114,7 +114,7 @@ def test_a_dataset_that_does_not_load_stops_everything_beforehand(capsys) -> Non
                                          r"\(mine/torn\.py:10\)"):
         _plan(GRID.replace("datasets: [", "plugins: [mine]\ndatasets: [torn, "))
     assert show_plan("grid.yaml") == 2
-    assert "error: dataset torn cannot be loaded" in capsys.readouterr().err
+    assert "grid.yaml:4 [datasets: torn]: dataset torn cannot be loaded" in capsys.readouterr().err
 
 
 def test_jobs_are_json() -> None:
