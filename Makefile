@@ -23,7 +23,8 @@ $(VENV)/.ready: requirements.txt requirements-nodeps.txt pyproject.toml | $(VENV
 	$(PIP) --upgrade "pip>=24"
 	$(PIP) -r requirements.txt
 	$(PIP) --no-deps -r requirements-nodeps.txt
-	$(PIP) --no-deps --no-build-isolation -e .
+	@# setuptools warns of every editable installation
+	PYTHONWARNINGS=ignore $(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.ready-test: requirements-test.txt $(VENV)/.ready
