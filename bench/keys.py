@@ -130,11 +130,11 @@ def _without_paths(value: Any, hashes: Mapping[Path, str]) -> Any:
     if isinstance(value, (list, tuple)):
         return [_without_paths(v, hashes) for v in value]
     if isinstance(value, str) and value and hashes:
-        path = Path(value).expanduser()
         resolved = {p.resolve(): h for p, h in hashes.items()}
         try:
+            path = Path(value).expanduser()
             found, folder = path.resolve(), path.is_dir()
-        except (OSError, ValueError):  # a text that is no path: too long, or with a null byte
+        except (OSError, ValueError, RuntimeError):  # no path: a null byte, an unknown ~user
             return value
         if found in resolved:
             return f"file {resolved[found]}"

@@ -210,8 +210,13 @@ class Sections:
     def plugins(self) -> tuple[Path, ...]:
         made = []
         for word, line, key in self._texts(self.get("plugins"), "plugins"):
-            folder = (self.path.parent / Path(word).expanduser()).resolve()
-            if not folder.exists():
+            folder = self.path.parent / Path(word)
+            try:
+                folder = (self.path.parent / Path(word).expanduser()).resolve()
+                there = folder.exists()
+            except (OSError, ValueError, RuntimeError):  # too long, a null byte, an unknown ~user
+                there = False
+            if not there:
                 self.problems.add(f"there is no folder {word!r}", line, key,
                                   f"looked for {folder}; paths count from the grid file")
             elif folder.is_file() and folder.suffix != ".py":

@@ -143,11 +143,17 @@ def test_what_is_wrong_with_data_names_the_grid_too(capsys) -> None:
     assert _refused(capsys).startswith("error: grid.yaml:6 [datasets: table: split]: a split by")
 
 
-@pytest.mark.parametrize("called", ['"a\\0b"', "x" * 300])
+@pytest.mark.parametrize("called", ['"a\\0b"', "x" * 300, "~nobody-here"])
 def test_text_that_is_no_path_is_no_path(called: str) -> None:
     Path("d.csv").write_text("".join(f"u{u},i{(u + k) % 9}\n" for u in range(9) for k in range(5)))
     _write(datasets=f"[{{table: {{path: d.csv, split: ratio-random, called: {called}}}}}]")
     assert make_plan(load_grid(Path("grid.yaml"))).jobs
+
+
+@pytest.mark.parametrize("folder", ['"a\\0b"', "y" * 300, "~nobody-here/plugins"])
+def test_folders_that_cannot_be_are_told_with_the_line(capsys, folder: str) -> None:
+    _write(plugins=f"[{folder}]")
+    assert _refused(capsys).startswith("error: grid.yaml:7 [plugins[0]]: there is no folder")
 
 
 def test_workers_of_an_engine_that_runs_one_job_are_refused(capsys) -> None:
