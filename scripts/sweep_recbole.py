@@ -322,8 +322,10 @@ def report(rows: Path, path: Path) -> None:
     head = f"""# RecBole's models here
 
 {works} of the {len(facts())} models of RecBole {VERSION} train and score on ml-100k. Each row is a
-process of its own on one core of a small machine, one epoch: the numbers show that
-a model runs and at what speed, not how good it becomes. Pop and Random say where the floor is.
+process of its own on one core of a small machine, one epoch: the numbers show that a model
+runs and roughly at what speed, not how good it becomes. Pop and Random say where the floor is.
+Other work ran on the machine during some of the rows, so seconds and samples/s compare between
+rows only to within a factor of two or three; nothing else depends on it.
 Fewer than 943 users means that the model is too heavy for the time given: it learned from the
 first so many users and was scored for them. Settings that differ from the defaults stand beside
 the epochs. Seconds are those of building and training, then of scoring all users; samples/s are
