@@ -208,6 +208,11 @@ class ProfileAttack(Attack):
         return np.clip(np.rint(drawn), 1 + n_targets, data.n_items).astype(np.int64)
 
     def _enforce(self, made: list[Profile], data: Dataset, targets: Ints, lengths: Ints) -> None:
+        strange = [p for p in made if not isinstance(p, Profile)] if isinstance(
+            made, (list, tuple)) else [made]
+        if strange:
+            raise PluginError(f"{self.name}: profiles() gives {type(strange[0]).__name__} where a "
+                              "list of Profile(items, ratings) is needed, one per fake user")
         if len(made) != len(lengths):
             raise PluginError(f"{self.name}: {len(lengths)} fake users are the budget, "
                               f"{len(made)} came back")

@@ -343,6 +343,10 @@ class Broken(RandomProfiles):
             ratings = ratings[:-1]
         elif self.how == "ratings missing":
             ratings = None
+        if self.how == "nothing":
+            return None
+        if self.how == "plain tuples":
+            return [(p.items, p.ratings) for p in made]
         if self.how.endswith("fakes"):
             return made
         return [Profile(items, ratings), *made[1:]]
@@ -350,6 +354,7 @@ class Broken(RandomProfiles):
 
 @pytest.mark.parametrize(("how", "message"), [
     ("too many fakes", "20 fake users are the budget, 21 came"),
+    ("nothing", "gives NoneType where a list"), ("plain tuples", "gives tuple where a list"),
     ("too few fakes", "20 fake users are the budget, 19 came"),
     ("item twice", "an item twice"), ("target missing", "misses a target"),
     ("too long", "13 items, the budget is 12"), ("greedy in place", "the budget is 12"),
