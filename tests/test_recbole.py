@@ -68,6 +68,8 @@ def test_values_have_the_types_that_recbole_means() -> None:
     assert recbole.member("NeuMF")().mlp_hidden_size == (128, 64)
     assert recbole.member("CKE")().reg_weights == (1e-2, 1e-2)
     assert isinstance(recbole.member("XGBoost")().eta, float)
+    assert recbole.member("DCN").from_params({"reg_weight": 0.5}).reg_weight == 0.5  # type: ignore
+    assert recbole.member("LDiffRec").__dataclass_fields__["out_dims"].type == tuple[int, ...]
     assert recbole.member("SASRec").__dataclass_fields__["loss_type"].metadata["choices"] == (
         "BPR", "CE")
 

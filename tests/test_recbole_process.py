@@ -83,3 +83,35 @@ def test_pop_counts_every_row() -> None:
     counts = np.bincount(data().train.items, minlength=24)
     assert scores(made)[3].tolist() == counts.tolist()
     assert counts.max() > 2
+
+
+@pytest.mark.parametrize("name", ["MacridVAE", "LINE"])
+def test_a_loss_does_not_depend_on_how_often_it_was_asked_for(name: str) -> None:
+    """MacridVAE counts its steps and LINE walks along a list: neither in attacks, which see the
+    same loss before and after one another, and after loading."""
+    from bench.models.base import TorchRecommender
+    from bench.perturb import attack_batches, gradient
+
+    fresh = trained(name, data())
+    loaded = build(plugin(name), data(), CTX)
+    loaded.load_state(fresh.state())
+    found = []
+    for model in (fresh, loaded, fresh):
+        assert isinstance(model, TorchRecommender)
+        found.append(gradient(model, attack_batches(model), list(model.tables()))[0])
+    for key, slope in found[0].items():
+        assert all(torch.equal(other[key], slope) for other in found[1:]), key
+
+
+def test_the_adversarial_pass_does_not_count_as_a_step() -> None:
+    from bench.models.base import TorchRecommender
+
+    model = build(plugin("MacridVAE"), data(), CTX)
+    assert isinstance(model, TorchRecommender)
+    model.module.train()
+    batch = next(iter(model.batches(1, 64)))
+    for _ in range(3):
+        model.loss(batch)
+    model.loss(batch, {k: torch.zeros_like(t.rows()) for k, t in model.tables().items()})
+    assert model.module.update == 3
+    assert int(model.state()["counted:update"]) == 3

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,9 @@ from bench.models._recbole_tables import copy_equal_buffers, places, share
 from bench.models.base import Batch, Table, TorchRecommender
 
 _CACHES = ("restore_user_e", "restore_item_e", "restore_entity_e", "i_embedding")
+# How far a module has come in training (how much its KL term counts).
+_COUNTERS = ("update", "update_count", "update_count_vae")
+_COUNTED = "counted:"  # before their names in a state
 _SUMS = ("CDAE", "ConvNCF", "ENMF", "SGL")  # their loss is a sum over the rows of a batch
 # Learned by binary cross-entropy: what the scores are. Context models score by probability too.
 _PROBABILITIES = ("DMF", "NeuMF", "NNCF", "DIN", "DIEN")
@@ -81,6 +85,19 @@ class RecBoleRecommender(TorchRecommender):
             settings["item_attribute"] = f"item:{asked}" if asked else columns[0]
 
     # -- learning ------------------------------------------------------------------------------
+
+    def loss(self, batch: Batch, delta: Mapping[str, Tensor] | None = None) -> Tensor:
+        """See `TorchRecommender.loss`. What a module counts or draws along moves on in clean
+        training steps alone: else a loss would depend on how often others asked for it."""
+        own = vars(self.module)
+        before = {k: own[k] for k in (*_COUNTERS, "random_pr") if k in own}
+        if "random_list" in own:
+            before["random_list"] = own["random_list"].copy()
+        try:
+            return super().loss(batch, delta)
+        finally:
+            if delta or not self.module.training:
+                own.update(before)
 
     def batch_loss(self, batch: Batch) -> Tensor:
         columns = self.translate(batch)
@@ -199,11 +216,15 @@ class RecBoleRecommender(TorchRecommender):
 
     def settle(self) -> None:
         """Make what hangs on the parameters fit them, in the same way after training as after
-        loading: KGAT's attention, NCL's prototypes, SGL's dropped edges."""
+        loading: KGAT's attention, NCL's prototypes, SGL's dropped edges, LINE's contexts."""
         self.forget()
         self._after_epoch()
         if hasattr(self.module, "e_step"):
             self._reseeded()
+        if hasattr(self.module, "random_list"):  # LINE: users in a random order, as contexts
+            self.module.random_list = np.arange(1, self.data.n_users + 1)
+            self.ctx.stream("contexts").shuffle(self.module.random_list)
+            self.module.random_pr = 0
         if hasattr(self.module, "graph_construction"):
             with self.ctx.seeded("views"), quiet():
                 self.module.graph_construction()
@@ -214,8 +235,16 @@ class RecBoleRecommender(TorchRecommender):
         self.settle()
         return result
 
+    def state(self) -> dict[str, Tensor]:
+        own = vars(self.module)
+        return super().state() | {f"{_COUNTED}{k}": torch.tensor(own[k])
+                                  for k in _COUNTERS if k in own}
+
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        super().load_state(state)
+        super().load_state({k: v for k, v in state.items() if not k.startswith(_COUNTED)})
+        for name, value in state.items():
+            if name.startswith(_COUNTED):
+                setattr(self.module, name.removeprefix(_COUNTED), int(value))
         self.settle()
 
     def share_initialisation(self, clean: TorchRecommender) -> None:

@@ -31,7 +31,8 @@ _DROPPED = {"pre_model_path", "pretrain_path", "mf_pretrain_path", "mlp_pretrain
             "fields", "double_tower", "xgb_model", "xgb_silent", "xgb_nthread",
             "xgb_verbose_eval", "lgb_early_stopping_rounds", "convert_token_to_onehot",
             "token_num_threhold", "metric", "eval_metric", "seed", "force_row_wise"}
-_DECLARED = {"eta": "float"}  # where the file forgets to say it
+# Where the file does not say it, or calls a weight a whole number because its default is one.
+_DECLARED = dict.fromkeys(("eta", "reg_weight", "negative_weight", "w_max"), "float")
 _WINDOWS_PER_STEP = 64  # each of up to max_length rows
 _USERS_PER_STEP = 128  # autoencoders take a user per row, and 2048 would be one step per epoch
 _NOT_ITS_CHOICES = {"NNCF": {"neigh_info_method": ("random", "knn")},
@@ -182,7 +183,8 @@ def _own_parameters(name: str) -> list[tuple[str, Any, Any, str, tuple[Any, ...]
         value = _typed(value, _DECLARED.get(key, declared))
         key, value = _ours(key, value)
         choices = _NOT_ITS_CHOICES.get(name, {}).get(key) or _quoted_choices(help_text, value)
-        found.append((key, value, _type_of(value), help_text or f"see {name} in RecBole", choices))
+        found.append((key, value, _type_of(value, declared),
+                      help_text or f"see {name} in RecBole", choices))
     return found
 
 
@@ -227,10 +229,11 @@ def _typed(value: Any, declared: str) -> Any:
     return value
 
 
-def _type_of(value: Any) -> Any:
+def _type_of(value: Any, declared: str) -> Any:
     if not isinstance(value, tuple):
         return type(value)
-    return tuple[(type(value[0]) if value else str, ...)]  # type: ignore[misc]
+    empty = int if declared == "list of int" else str
+    return tuple[(type(value[0]) if value else empty, ...)]  # type: ignore[misc]
 
 
 def _quoted_choices(help_text: str, value: Any) -> tuple[str, ...] | None:
