@@ -152,8 +152,9 @@ def inputs_unchanged(lab: Lab) -> None:
     )
 
     def handed() -> list[str]:
-        return [digest(x) for x in (blocks(), poisoned(), trained_bprmf().state(),
-                                    *profile_task())]
+        model = trained_bprmf()
+        modes = [model.module.training, *(p.requires_grad for p in model.module.parameters())]
+        return [digest(x) for x in (blocks(), poisoned(), model.state(), modes, *profile_task())]
 
     start_over()  # an earlier check may have left its marks
     before, generators = handed(), global_state()
@@ -162,11 +163,11 @@ def inputs_unchanged(lab: Lab) -> None:
         after = handed()
     finally:
         start_over()
-    names = ("the dataset", "the dataset with fake users", "the trained model", "the targets",
-             "the lengths")
+    names = ("the dataset", "the dataset with fake users", "the trained model",
+             "what the trained model may learn, or its mode", "the targets", "the lengths")
     changed = [n for n, a, b in zip(names, before, after, strict=True) if a != b]
     require(not changed, f"it changes what it was given: {', '.join(changed)}",
-            "copy arrays and tensors before writing into them")
+            "copy arrays and tensors before writing into them; put modes and requires_grad back")
     require(generators == global_state(), "it draws from a global generator",
             "take randomness from ctx; put calls to foreign code inside ctx.seeded(…)")
 

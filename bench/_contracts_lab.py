@@ -23,6 +23,7 @@ from bench.api import (
     DatasetPlugin,
     Defense,
     EmbeddingAttack,
+    Interactions,
     ModelPlugin,
     ProfileAttack,
 )
@@ -112,6 +113,20 @@ def blocks(explicit: bool = True) -> Dataset:
 @functools.cache
 def _blocks(explicit: bool) -> Dataset:
     return cast(DatasetPlugin, _built_in("datasets", "blocks", explicit=explicit)).load()
+
+
+def with_other_items(data: Dataset, split: str) -> Dataset:
+    """The data with other items in `split` ("valid" or "test"), new to their users."""
+    rows: Interactions = getattr(data, split)
+    taken: dict[int, set[int]] = {}
+    for part in (data.train, data.valid, data.test):
+        for user, item in zip(part.users.tolist(), part.items.tolist(), strict=True):
+            taken.setdefault(user, set()).add(item)
+    items = np.empty_like(rows.items)
+    for row, user in enumerate(rows.users.tolist()):
+        items[row] = next(i for i in range(data.n_items) if i not in taken[user])
+        taken[user].add(int(items[row]))
+    return data.replace(**{split: dataclasses.replace(rows, items=items)})
 
 
 def no_defense() -> Defense:

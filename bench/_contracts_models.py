@@ -21,8 +21,8 @@ FLOORS = {"pop": "it is the floor itself", "random": "it has learned nothing"}
 
 
 def checks(cls: type[Plugin]) -> list[Callable[[Lab], None]]:
-    return [scores, beats_pop, save_and_load, gives_known, gives_gradients, gives_embeddings,
-            gives_histories, gives_user_separable]
+    return [scores, beats_pop, save_and_load, sees_no_future, gives_known, gives_gradients,
+            gives_embeddings, gives_histories, gives_user_separable]
 
 
 def fitted(lab: Lab) -> Recommender:
@@ -116,6 +116,26 @@ def save_and_load(lab: Lab) -> None:
                 "let state hold everything learned, buffers included, and load_state restore it")
 
 
+def sees_no_future(lab: Lab) -> None:
+    """Other test items change neither training nor scores, other validation items no score that
+    is given for validation."""
+    from bench._contracts_lab import all_scores, fit, with_other_items
+    from bench.context import Context
+    from bench.models.base import build
+
+    model, data = fitted(lab), lab.data()
+    again = fit(lab.plugin(), with_other_items(data, "test"))
+    for split in ("valid", "test"):
+        require(torch.equal(all_scores(model, split), all_scores(again, split)),
+                f"with other test items its {split} scores differ: it has read what it is to "
+                "predict", "learn from data.train, stop by data.valid, never read data.test")
+    fresh = build(lab.plugin(), with_other_items(data, "valid"), Context(0))
+    fresh.load_state({k: v.clone() for k, v in model.state().items()})
+    require(torch.equal(all_scores(model, "valid"), all_scores(fresh, "valid")),
+            "scores for the validation split depend on the validation items",
+            "read data.known(split), which holds what a model may know of a user then")
+
+
 def gives_known(lab: Lab) -> None:
     """`gives` names things that attacks and defenses know."""
     unknown = sorted(lab.plugin().gives - GIVES)
@@ -126,8 +146,14 @@ def gives_gradients(lab: Lab) -> None:
     """Promised: a loss that is finite and differentiable in the parameters."""
     model = torch_model(lab, "gradients")
     batch = next(iter(model.batches(0, 64)))
-    with model.ctx.seeded("contract"), model.evaluating():
-        loss = model.loss(batch)
+    with model.evaluating():
+        with model.ctx.seeded("contract"):
+            loss = model.loss(batch)
+        with model.ctx.seeded("contract"):
+            again = model.loss(batch)
+    require(bool(torch.equal(loss, again)), "asked twice for the same loss, it gives two values",
+            "let the loss follow from parameters, batch and seed: what it counts along may move "
+            "on in training mode alone")
     weights = [p for p in model.module.parameters() if p.requires_grad]
     require(loss.ndim == 0 and bool(torch.isfinite(loss)), "the loss is no finite scalar",
             "return one number per batch")
