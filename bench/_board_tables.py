@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from bench._board_view import (
     NONE,
@@ -36,6 +38,10 @@ ABOUT = (
 )
 
 
+def _numbered(notes: Mapping[str, int]) -> list[str]:
+    return [f"[{n}] {reason}" for reason, n in notes.items()]
+
+
 class Builder:
     """Makes the tables of one board."""
 
@@ -50,7 +56,8 @@ class Builder:
         """All tables, in the order they are read."""
         made = []
         for dataset in self.board.datasets:
-            made += [t for t in (self.accuracy(dataset), self.exposure(dataset),
+            made += [t for t in (self.accuracy(dataset), self.attacked(dataset, False),
+                                 self.attacked(dataset, True), self.exposure(dataset),
                                  self.fairness(dataset), self.privacy(dataset),
                                  self.cost(dataset)) if t is not None]
         return [*made, self.threats()]
@@ -79,33 +86,69 @@ class Builder:
         return View(word, status=entry.status, full=reason, flags=flags,
                     note=notes.setdefault(reason, len(notes) + 1))
 
-    def accuracy(self, dataset: str) -> Table | None:
-        """Clean value, value under each attack, and the worst."""
-        metric, notes = self.board.metric[dataset], dict[str, int]()
-        attacks, rows = self.board.attacks(dataset), []
+    def accuracy(self, dataset: str) -> Table:
+        """Clean value, the worst over attacks, and the largest lift of the targets."""
+        metric, notes, rows = self.board.metric[dataset], dict[str, int](), []
+        lifted = self._lifted(dataset)
         for row in self.board.live_rows(dataset):
-            clean, worst = self.board.clean(row), self.board.worst(row)
-            views = [*self.names(row), self._value(clean, notes)]
+            worst = self.board.worst(row)
+            views = [*self.names(row), self._value(self.board.clean(row), notes)]
             if worst is not None and worst.value is not None:
                 views.append(self._worst(worst))
             else:
                 views.append(View(NONE, full="no attack that aims at accuracy ran"))
-            views += [self._value(self.board.entries.get((row, a)), notes) for a in attacks]
-            rows.append(views)
-        headers = ["model", "defense", "clean", "worst", *(self.short["attack"][a]
-                                                           for a in attacks)]
-        return Table(f"{self.short['dataset'][dataset]}: {metric or 'accuracy'} under attack",
-                     headers, rows, kind="accuracy", fixed=2,
-                     notes=[*(f"[{n}] {r}" for r, n in notes.items()), *self._idle(dataset)])
+            rows.append([*views, *(self._largest_lift(row, name) for name in lifted)])
+        headers = ["model", "defense", "clean", "worst", *(f"largest {m} lift" for m in lifted)]
+        return Table(f"{self.short['dataset'][dataset]}: {metric or 'accuracy'} and its worst "
+                     "under attack", headers, rows, kind="accuracy", fixed=2,
+                     notes=[*_numbered(notes), *self._idle(dataset)])
+
+    def attacked(self, dataset: str, poisoned: bool) -> Table | None:
+        """The value under each attack on the training data, or under each of the others. Rows
+        that none of them could act on stand below the table."""
+        metric, notes, rows = self.board.metric[dataset], dict[str, int](), []
+        attacks = [a for a in self.board.attacks(dataset) if poisoned == (
+            self._threat(a).get("stage") == "train-poison")]
+        skipped: dict[Row, list[str]] = {}
+        for row in self.board.live_rows(dataset):
+            found = [self.board.entries.get((row, a)) for a in attacks]
+            there = [e for e in found if e is not None]
+            if any(e.status != "skipped" for e in there):
+                clean = self.board.clean(row)
+                value = None if clean is None else clean.value
+                rows.append([*self.names(row), View(NONE) if value is None else
+                             View(number(value.mean), sort=value.mean),
+                             *(self._value(e, notes) for e in found)])
+            elif there:
+                skipped[row] = list(dict.fromkeys(e.reason for e in there))
+        if not rows:
+            return None
+        what = "after poisoned training" if poisoned else "under attacks on the trained model"
+        return Table(f"{self.short['dataset'][dataset]}: {metric or 'accuracy'} {what}",
+                     ["model", "defense", "clean", *(self.short["attack"][a] for a in attacks)],
+                     rows, kind="attacked", fixed=2,
+                     notes=[*_numbered(notes), *self._reasons("skipped", skipped)])
+
+    def _threat(self, attack: str) -> Mapping[str, Any]:
+        return next(e for (_, a), e in self.board.entries.items() if a == attack).first.threat
 
     def _idle(self, dataset: str) -> list[str]:
-        """A line per reason for the rows that are in the grid and in no table."""
-        by_reason: dict[str, list[str]] = {}
-        for row, reasons in self.board.idle_rows(dataset).items():
-            name = f"{self.short['model'][row[1]]} with {self.short['defense'][row[2]]}"
-            by_reason.setdefault("; ".join(reasons), []).append(name)
-        return [f"skipped whole: {', '.join(names)}: {reason}"
-                for reason, names in by_reason.items()]
+        """Lines for the rows that are in the grid and in no table."""
+        return self._reasons("skipped whole", self.board.idle_rows(dataset))
+
+    def _reasons(self, head: str, rows: Mapping[Row, Sequence[str]]) -> list[str]:
+        """One line per reason, whichever model it was given for."""
+        grouped: dict[str, dict[str, list[str]]] = {}
+        for row, reasons in rows.items():
+            spec = self.board.specs["model"][row[1]]
+            text = "; ".join(reasons)
+            for name in dict.fromkeys((row[1], spec.name)):
+                text = re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w-])", "the model", text)
+            grouped.setdefault(text, {}).setdefault(self.short["defense"][row[2]], []).append(
+                self.short["model"][row[1]])
+        return [f"{head}: " + "; ".join(f"{', '.join(models)} with {defense}"
+                                        for defense, models in found.items()) + f": {text}"
+                for text, found in grouped.items()]
 
     def _value(self, e: Entry | None, notes: dict[str, int]) -> View:
         if e is None or e.value is None:
@@ -146,52 +189,59 @@ class Builder:
                              f"{p_value(test.holm)}")
         return "; ".join(parts)
 
+    def _lifted(self, dataset: str) -> list[str]:
+        """The metrics of target exposure that were measured."""
+        return list(dict.fromkeys(m for (r, _), e in self.board.entries.items()
+                                  if r[0] == dataset for m in e.exposure))
+
+    def _largest_lift(self, row: Row, metric: str) -> View:
+        worst = self.board.worst_exposure(row, metric)
+        if worst is None:
+            return View(NONE)
+        lift = worst.lifts[metric]
+        return View(signed(lift.mean), interval(lift), full=f"by {worst.attack}", sort=lift.mean,
+                    aside=f"by {self.short['attack'][worst.attack]}",
+                    flags=self.codes(row, None, ("exposure-floor",)))
+
     def exposure(self, dataset: str) -> Table | None:
         """Target exposure under each attack that has targets, and its lift over clean."""
         attacks = [a for a in self.board.attacks(dataset)
                    if any(e.exposure or (e.first.threat.get("goal") in ("push", "nuke"))
                           for (r, x), e in self.board.entries.items()
                           if x == a and r[0] == dataset)]
-        metrics = list(dict.fromkeys(m for (r, _), e in self.board.entries.items()
-                                     if r[0] == dataset for m in e.exposure))
+        metrics = self._lifted(dataset)
         if not metrics:
             return None
-        notes, rows = dict[str, int](), []
+        notes, rows, skipped = dict[str, int](), [], dict[Row, list[str]]()
         for metric in metrics:
             for row in self.board.live_rows(dataset):
-                worst = self.board.worst_exposure(row, metric)
-                views = self.names(row)
-                if len(metrics) > 1:
-                    views.append(View(metric))
-                if worst is None:
-                    views.append(View(NONE))
-                else:
-                    lift = worst.lifts[metric]
-                    views.append(View(signed(lift.mean), interval(lift),
-                                      f"by {self.short['attack'][worst.attack]}",
-                                      full=f"by {worst.attack}", sort=lift.mean,
-                                      flags=self.codes(row, None, ("exposure-floor",))))
-                for a in attacks:
-                    e = self.board.entries.get((row, a))
-                    if e is None or metric not in e.exposure:
-                        views.append(self.missing(e, notes) if e is None or not e.ok
-                                     else View(NONE))
-                        continue
-                    lift_ = e.lifts.get(metric)
-                    views.append(View(
-                        number(e.exposure[metric].mean), "" if lift_ is None else interval(lift_),
-                        NONE if lift_ is None else signed(lift_.mean),
-                        full="exposure under attack; its lift over the same targets without "
-                             "attack, and the lift's interval over seeds",
-                        flags=self.codes(row, a, ("missing-seeds",)),
-                        sort=e.exposure[metric].mean))
-                rows.append(views)
-        headers = ["model", "defense", *(["metric"] if len(metrics) > 1 else []), "largest lift",
+                found = [self.board.entries.get((row, a)) for a in attacks]
+                there = [e for e in found if e is not None]
+                if all(e.status == "skipped" for e in there):
+                    if there:
+                        skipped[row] = list(dict.fromkeys(e.reason for e in there))
+                    continue
+                views = [*self.names(row), *([View(metric)] if len(metrics) > 1 else [])]
+                rows.append([*views, *(self._exposed(e, metric, notes) for e in found)])
+        headers = ["model", "defense", *(["metric"] if len(metrics) > 1 else []),
                    *(self.short["attack"][a] for a in attacks)]
         name = metrics[0] if len(metrics) == 1 else "target exposure"
-        return Table(f"{self.short['dataset'][dataset]}: {name} of the attacked items", headers,
-                     rows, notes=[f"[{n}] {r}" for r, n in notes.items()], kind="exposure",
-                     fixed=2 + (len(metrics) > 1))
+        return Table(f"{self.short['dataset'][dataset]}: {name} of the attacked items, and its "
+                     "lift", headers, rows, kind="exposure", fixed=2 + (len(metrics) > 1),
+                     notes=[*_numbered(notes), *self._reasons("skipped", skipped)])
+
+    def _exposed(self, e: Entry | None, metric: str, notes: dict[str, int]) -> View:
+        if e is None or not e.ok:
+            return self.missing(e, notes)
+        if metric not in e.exposure:
+            return View(NONE)
+        lift = e.lifts.get(metric)
+        return View(number(e.exposure[metric].mean), "" if lift is None else interval(lift),
+                    NONE if lift is None else signed(lift.mean),
+                    full="exposure under attack; its lift over the same targets without attack, "
+                         "and the lift's interval over seeds",
+                    flags=self.codes(e.row, e.attack, ("missing-seeds",)),
+                    sort=e.exposure[metric].mean)
 
     def fairness(self, dataset: str) -> Table | None:
         """Gap and worst group per user attribute, without attack."""

@@ -23,7 +23,7 @@ class View:
         half: "±0.0110", half the interval's width, where no change is shown.
         stars: marks of tests. flags: codes of flags. full: whole sentence for a tooltip.
         sort: a number to sort by, or None for the text. status: "ok", "skipped", "failed", …
-        note: number of a footnote, or 0.
+        note: number of a footnote, or 0. aside: what the terminal has no room for.
     """
 
     text: str
@@ -36,6 +36,7 @@ class View:
     sort: float | None = None
     status: str = "ok"
     note: int = 0
+    aside: str = ""
 
     def marks(self) -> str:
         """Letters of flags and number of the footnote, in brackets."""

@@ -11,6 +11,7 @@ import csv
 import io
 import math
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,16 +151,20 @@ def _rich(table: Table) -> Any:
                             title_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
     for c, header in enumerate(table.headers):
         right = c >= table.numeric_from
-        made.add_column(_plain(header.replace("(", " (")), justify="right" if right else "left",
+        head = header.replace("(", " (")
+        if right:  # these columns do not wrap, so their headers are broken here
+            cells = max((len(compact(row[c])) for row in table.rows), default=1)
+            head = textwrap.fill(head, max(cells, *(len(word) for word in head.split())),
+                                 break_long_words=False, break_on_hyphens=False)
+        made.add_column(_plain(head), justify="right" if right else "left",
                         no_wrap=right, overflow="fold",
                         max_width=26 if c < table.fixed else None)
-    previous: list[str] = []
+    previous = ""
     for row in table.rows:
         texts = [_styled(view) for view in row]
-        if previous and previous[0] == texts[0].plain and table.kind != "threats":
-            texts[0].plain = ""  # the model stands once above its defenses
-        else:
-            previous = [texts[0].plain]
+        if row[0].text == previous and table.kind != "threats":
+            texts[0].plain = row[0].marks()  # the model stands once above its defenses
+        previous = row[0].text
         made.add_row(*texts)
     return made
 
@@ -204,7 +209,8 @@ def _md_cell(view: View) -> str:
     text = _md(view.text)
     if view.status in ("failed", "timeout"):
         text = f"**{text}**"
-    parts = [text + _md(view.stars), _md(view.change), _md(view.interval), _md(view.marks())]
+    parts = [text + _md(view.stars), _md(view.change), _md(view.aside), _md(view.interval),
+             _md(view.marks())]
     return " ".join(p for p in parts if p)
 
 

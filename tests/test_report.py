@@ -290,8 +290,10 @@ def test_csv_is_tidy_and_exact(run: Path, printed: str) -> None:
 
 def test_terminal_fits_100_columns_and_says_everything(printed: str) -> None:
     assert max(len(line.rstrip()) for line in printed.splitlines()[:-1]) <= 100
-    for text in ("ndcg@10 under attack", "target-hr@50", "by group of users", "privacy", "cost",
-                 "Threat model", "skipped: pop exposes no embeddings and no gradients",
+    for text in ("ndcg@10 and its worst under attack", "under attacks on the trained model",
+                 "after poisoned training", "target-hr@50", "by group of users", "privacy", "cost",
+                 "Threat model",
+                 "skipped: pop with none", ": the model exposes no embeddings and no gradients",
                  "different budgets", "by pgd", "[f] only attacks that do not know"):
         assert text in " ".join(printed.split()).replace("Different", "different"), text
 
@@ -299,8 +301,30 @@ def test_terminal_fits_100_columns_and_says_everything(printed: str) -> None:
 def test_rows_in_which_nothing_ran_stand_below_the_table(printed: str) -> None:
     """Every cell of pop with dp-sgd is skipped: one line with the reason, not a row of dashes."""
     text = " ".join(printed.split())
-    assert ("skipped whole: pop with adversarial-training, pop with dp-sgd: pop exposes no "
+    assert ("skipped whole: pop with adversarial-training; pop with dp-sgd: the model exposes no "
             "embeddings and no gradients") in text
+
+
+def test_attacks_on_model_and_on_data_stand_apart(tmp_path: Path) -> None:
+    """Rows that no attack of a table can act on are one line below it, whatever their models."""
+    made = SyntheticRun(tmp_path)
+    for name in ("pop", "EASE", "BPR"):
+        made.add(spec(name), NONE, NONE)
+        made.add(spec(name), NONE, spec("random-profiles"), PROFILES)
+        given = {} if name == "BPR" else {"status": "skipped",
+                                          "reason": f"{name} exposes no embeddings"}
+        made.add(spec(name), NONE, FGSM, **given)  # type: ignore[arg-type]
+    made.finish()
+    board = build(load(tmp_path), 50)
+    tables = {t.title: t for t in Builder(board, find(board)).tables()}
+    evasion = tables["toy: ndcg@10 under attacks on the trained model"]
+    poisoned = tables["toy: ndcg@10 after poisoned training"]
+    assert evasion.headers == ["model", "defense", "clean", "fgsm"]
+    assert [row[0].text for row in evasion.rows] == ["BPR"]
+    assert evasion.notes == ["skipped: pop, EASE with none: the model exposes no embeddings"]
+    assert poisoned.headers == ["model", "defense", "clean", "random-profiles"]
+    assert [row[0].text for row in poisoned.rows] == ["pop", "EASE", "BPR"]
+    assert poisoned.notes == []
 
 
 def test_a_pipe_gets_100_columns(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -312,7 +336,7 @@ def test_a_pipe_gets_100_columns(run: Path, capsys: pytest.CaptureFixture[str]) 
 def test_markdown_tables_are_rectangular(run: Path, printed: str) -> None:
     text = (run / "leaderboard.md").read_text()
     tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.M)
-    assert len(tables) == 7
+    assert len(tables) == 9
     for table in tables:
         widths = {len(re.split(r"(?<!\\)\|", line)) for line in table.splitlines()}
         assert len(widths) == 1, table
