@@ -60,7 +60,8 @@ class Builder:
                                  self.attacked(dataset, True), self.exposure(dataset),
                                  self.fairness(dataset), self.privacy(dataset),
                                  self.cost(dataset)) if t is not None]
-        return [*made, self.threats()]
+        return [*made, *([self.threats()] if any(map(self.board.attacks, self.board.datasets))
+                         else [])]
 
     # -- parts -----------------------------------------------------------------------------
 

@@ -54,6 +54,21 @@ class Cell:
         return self.status == "ok"
 
 
+def _mistyped(raw: Any) -> str | None:
+    """What the report computes with and is of another type, or None."""
+    for axis in AXES:
+        if not all(isinstance(raw[axis][key], str) for key in ("name", "label")):
+            return f"name and label of {axis} are not text"
+    kinds: dict[str, Any] = {"small_groups": dict, "targets": list, "tie_share": (int, float)}
+    for key, kind in kinds.items():
+        if not isinstance(raw["facts"].get(key), (kind, type(None))):
+            return f"facts: {key} has another type: {raw['facts'][key]!r}"
+    for key in ("epsilon", "delta"):
+        if not isinstance(raw["privacy"].get(key, 0.0), (int, float)):
+            return f"privacy: {key} is no number: {raw['privacy'][key]!r}"
+    return None
+
+
 def _cell(path: Path) -> Cell:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
@@ -61,7 +76,7 @@ def _cell(path: Path) -> Cell:
         raise InputError(f"the cell cannot be read: {error}", file=path,
                          hint="delete this file and run the grid again: only it is made anew"
                          ) from error
-    wrong = problem(raw)
+    wrong = problem(raw) or _mistyped(raw)
     if wrong:
         raise InputError(f"this is no cell of schema {SCHEMA}: {wrong}", file=path,
                          hint="delete this file and run the grid again: only it is made anew")

@@ -471,6 +471,28 @@ def test_broken_cells_are_named(tmp_path: Path, text: str) -> None:
         report(tmp_path)
 
 
+@pytest.mark.parametrize(("part", "value", "words"), [
+    ("model", {"name": "BPR", "params": {}, "label": 7}, "label of model"),
+    ("facts", {"small_groups": ["F"]}, "small_groups"), ("facts", {"tie_share": "x"}, "tie_share"),
+    ("privacy", {"epsilon": "8"}, "epsilon")])
+def test_cells_of_other_types_are_named(tmp_path: Path, part: str, value: object,
+                                        words: str) -> None:
+    small(tmp_path)
+    path = sorted((tmp_path / "cells").glob("*.json"))[0]
+    cell = json.loads(path.read_text())
+    path.write_text(json.dumps({**cell, part: value}))
+    with pytest.raises(InputError, match=words) as caught:
+        load(tmp_path)
+    assert str(path) in str(caught.value)
+
+
+def test_without_attacks_there_is_no_threat_model(tmp_path: Path) -> None:
+    made = SyntheticRun(tmp_path)
+    made.add(spec("BPR"), NONE, NONE)
+    made.finish()
+    assert "Threat model" not in run_report(tmp_path)[1]
+
+
 def test_broken_tables_and_facts_are_named(tmp_path: Path) -> None:
     small(tmp_path)
     path = next((tmp_path / "users").iterdir())
