@@ -47,6 +47,11 @@ class BprRecommender(TorchRecommender):
         self._rows: dict[str, Rows] = {}
 
     def batch_loss(self, batch: Batch) -> Tensor:
+        losses = self.row_losses(batch)
+        return losses.sum() if self.hyper.reduction == "sum" else losses.mean()
+
+    def row_losses(self, batch: Batch) -> Tensor:
+        """The loss of each row, (B,)."""
         m = self.module
         p = m.users(batch["users"])  # (B, d)
         q_i, q_j = m.items(batch["items"]), m.items(batch["negatives"])  # (B, d) each
@@ -56,7 +61,7 @@ class BprRecommender(TorchRecommender):
         losses = F.softplus(-margin)
         if self.hyper.l2:
             losses = losses + 0.5 * self.hyper.l2 * (p**2 + q_i**2 + q_j**2).sum(dim=1)
-        return losses.sum() if self.hyper.reduction == "sum" else losses.mean()
+        return losses
 
     def batches(self, epoch: int, size: int, source: str = "train") -> Iterator[Batch]:
         if source not in self._rows:

@@ -1,0 +1,96 @@
+"""Losses of rows: put together they are the model's loss, in value and in gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench import rowloss
+from bench.api import Context, Dataset
+from bench.datasets.blocks import Blocks
+from bench.models._bprmf import BprRecommender
+from bench.models.base import Batch, TorchRecommender, build
+from bench.models.bprmf import BPRMF
+from bench.models.pop import Pop
+from bench.models.recbole import member
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return Blocks(users=40, items=32).load()
+
+
+def made(data: Dataset, name: str, **params: object) -> TorchRecommender:
+    plugin = BPRMF(dim=8, init_std=0.3, **params) if name == "bprmf" else \
+        member(name)(**{**member(name).test_params(), **params})
+    model = build(plugin, data, Context(0))
+    assert isinstance(model, TorchRecommender)
+    return model
+
+
+def slopes(model: TorchRecommender, loss: Tensor) -> list[Tensor]:
+    weights = [p for p in model.module.parameters() if p.requires_grad]
+    found = torch.autograd.grad(loss, weights, allow_unused=True, retain_graph=True)
+    return [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True)]
+
+
+MODELS = [("bprmf", {"bias": True, "l2": 0.1}), ("bprmf", {"reduction": "sum"}),
+          ("BPR", {}), ("NeuMF", {}), ("MultiVAE", {}), ("GRU4Rec", {}), ("SASRec", {}),
+          ("SASRec", {"rows": "prefixes"})]
+
+
+@pytest.mark.parametrize(("name", "params"), MODELS)
+def test_rows_together_are_the_loss_and_its_gradient(data, name, params):
+    model = made(data, name, **params)
+    batch = next(iter(model.batches(1, 48)))
+    with model.evaluating():
+        loss = model.loss(batch)
+        rows = rowloss.row_losses(model, batch)
+        whole = rowloss.together(model, batch, rows)
+    assert rows.shape == (len(batch["users"]),)
+    assert whole.item() == pytest.approx(loss.item(), rel=1e-5)
+    for mine, right in zip(slopes(model, whole), slopes(model, loss), strict=True):
+        assert torch.allclose(mine, right, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "params"), MODELS)
+def test_each_row_has_the_loss_of_a_batch_of_its_own(data, name, params):
+    model = made(data, name, **params)
+    batch = next(iter(model.batches(1, 12)))
+    with model.evaluating():
+        rows = rowloss.row_losses(model, batch)
+        alone = torch.stack([model.loss({k: v[n:n + 1] for k, v in batch.items()})
+                             for n in range(len(batch["users"]))])
+    assert torch.allclose(rows, alone, rtol=1e-4, atol=1e-6)
+    assert rows.std() > 0
+
+
+class Squared(BprRecommender):
+    """A subclass that changes the loss and forgets `row_losses`."""
+
+    def batch_loss(self, batch: Batch) -> Tensor:
+        return (super().row_losses(batch) ** 2).mean()
+
+
+def test_a_subclass_with_another_loss_is_not_believed(data):
+    model = Squared(BPRMF(dim=8, init_std=0.3), data, Context(0))
+    batch = next(iter(model.batches(1, 48)))
+    rows = rowloss.row_losses(model, batch)
+    assert rows.mean().item() == pytest.approx(model.loss(batch).item(), rel=1e-5)
+
+
+def test_annealing_is_counted_by_the_clean_loss_alone(data):
+    model = made(data, "MultiVAE")
+    model.module.train()
+    batch = next(iter(model.batches(1, 12)))
+    model.loss(batch)
+    before = model.module.update
+    rowloss.row_losses(model, batch)
+    assert model.module.update == before
+
+
+def test_models_without_rows_are_refused_with_the_reason():
+    assert rowloss.separable(BPRMF()) is None
+    assert "not learned" in str(rowloss.separable(Pop()))
+    assert "no sum over the rows" in str(rowloss.separable(member("LightGCN")()))
