@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,19 @@ if TYPE_CHECKING:
     from bench._contracts_lab import Lab
     from bench.models.base import TorchRecommender
 
-STAGES = ("train-poison", "test-input", "test-param", "output-query", "none")
+STAGES = ("train-poison", "model-poison", "test-input", "test-param", "output-query", "none")
 KNOWLEDGE = ("white", "gray", "black", "none")
 GOALS = ("untargeted", "push", "nuke", "infer", "none")
 SEEDS = (0, 1, 2)
+# Contracts of the other bases, by the name of the base class.
+FAMILIES: dict[str, str] = {}
 
 
 def checks(cls: type[Plugin]) -> list[Callable[[Lab], None]]:
     found: list[Callable[[Lab], None]] = [threat_model]
+    for base, module in FAMILIES.items():
+        if any(b.__name__ == base for b in cls.__mro__):
+            found += importlib.import_module(module).checks(cls)
     if issubclass(cls, ProfileAttack):
         found += [fake_users_within_budget, nothing_genuine_moves, no_duplicates,
                   poison_reaches_the_model, changes_exposure]
@@ -38,9 +44,9 @@ def checks(cls: type[Plugin]) -> list[Callable[[Lab], None]]:
 def threat_model(lab: Lab) -> None:
     """The threat model uses the words that the report knows, and states the budget."""
     assert issubclass(lab.cls, Attack)
-    threat = getattr(lab.cls, "threat", None)
-    require(isinstance(threat, ThreatModel), "it has no threat model",
+    require(isinstance(getattr(lab.cls, "threat", None), ThreatModel), "it has no threat model",
             "set threat = ThreatModel(stage, knowledge, goal, realisable)")
+    threat = lab.plugin().threat_model()
     assert isinstance(threat, ThreatModel)
     for what, word, known in (("stage", threat.stage, STAGES), ("goal", threat.goal, GOALS),
                               ("knowledge", threat.knowledge, KNOWLEDGE)):
@@ -60,7 +66,7 @@ def _poisonings(lab: Lab) -> list[tuple[Any, Dataset, Dataset]]:
                         {"budget": 0.2, "length": 9}):
             plugin = lab.plugin(targets=2, **changes)
             if plugin.unfit(lab.model_plugin(), data) is None:
-                made.append((plugin, data, plugin.poison(data, Context(1))))
+                made.append((plugin, data, plugin.poison(data, lab.context(1))))
     if not made:
         raise Skip("it runs neither on explicit nor on implicit test data")
     return made
@@ -85,8 +91,8 @@ def fake_users_within_budget(lab: Lab) -> None:
             most = plugin.length or 2 * mean
             require(len(items) <= most, f"a fake user has {len(items)} items, {most:g} are "
                     "allowed with the targets", "let targets count: fillers = length − targets")
-            require(bool(np.isin(targets, items).all()), "a fake user misses a target",
-                    "put every target into every profile")
+            require(not plugin.holds_targets or bool(np.isin(targets, items).all()),
+                    "a fake user misses a target", "put every target into every profile")
 
 
 def nothing_genuine_moves(lab: Lab) -> None:
@@ -133,7 +139,7 @@ def _attacked(lab: Lab) -> list[tuple[float, float, bool]]:
         refuse(plugin.unfit(model, data))
         biases = model.name == "bprmf"  # a bias takes up popularity at once, for user and fake
         for seed in SEEDS:
-            ctx = Context(seed)
+            ctx = lab.context(seed)
             targets = plugin.pick(data, ctx)
             clean = all_scores(fit(biased() if biases else model, data, seed))
             after = all_scores(fit(biased() if biases else model, plugin.poison(data, ctx), seed))
@@ -154,7 +160,7 @@ def poison_reaches_the_model(lab: Lab) -> None:
 
 def changes_exposure(lab: Lab) -> None:
     """On average over seeds, targets are offered earlier (push) or later (nuke) than clean."""
-    goal = lab.cls.threat.goal if issubclass(lab.cls, Attack) else "none"
+    goal = lab.plugin().threat_model().goal
     if goal not in ("push", "nuke"):
         raise Skip(f"its goal is {goal}")
     gain = float(np.mean([clean - after for clean, after, _ in _attacked(lab)]))
@@ -241,8 +247,8 @@ def _losses(lab: Lab, other: Mapping[str, Any] | None = None, **changes: Any
 
 
 def _aims_at_loss(lab: Lab) -> None:
-    threat = lab.cls.threat if issubclass(lab.cls, Attack) else None
-    if threat is None or threat.knowledge == "none" or threat.goal != "untargeted":
+    threat = lab.plugin().threat_model()
+    if threat.knowledge == "none" or threat.goal != "untargeted":
         raise Skip("it does not aim at the loss (a control, or a targeted attack)")
 
 

@@ -87,6 +87,15 @@ class Lab:
             reasons.append(reason)
         raise Skip(f"it acts on no model of the tests ({'; '.join(reasons)})")
 
+    def context(self, seed: int, defense: Defense | None = None) -> Context:
+        """A context as an attack gets it: it may have of the victim what its class allows."""
+        from bench.victim import Victim
+
+        plugin = self.model_plugin()
+        victim = Victim(plugin, defense or no_defense(), Context(seed),
+                        lambda: fit(plugin, self.data(), seed))
+        return Watched(seed, victim=victim)
+
     def model(self, defense: Defense | None = None, seed: int = 0) -> Recommender:
         """A trained model that the plugin can act on; attacks get one that is shared."""
         plugin = self.model_plugin()
@@ -228,7 +237,8 @@ def _fingerprint(lab: Lab, seed: int) -> tuple[str, bool]:
         model = fit(plugin, lab.data(), ctx=ctx)
         return digest(all_scores(model)), "gradients" in plugin.gives
     if isinstance(plugin, ProfileAttack):
-        made = plugin.profiles(lab.data(), *profile_task(), ctx)
+        told = plugin._told(lab.data(), dataclasses.replace(ctx, victim=lab.context(seed).victim))
+        made = plugin.profiles(lab.data(), *profile_task(), told)
         return digest([(np.asarray(p.items), p.ratings) for p in made]), bool(ctx.asked)
     if isinstance(plugin, EmbeddingAttack):
         model = lab.model()

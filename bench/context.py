@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,10 +20,18 @@ class Context:
 
     A stream is made once and kept by its user: asking for the same names again gives a stream
     that starts over, which inside a loop would repeat the same numbers in silence.
+
+    Attributes:
+        seed, device: of the run.
+        victim: what an attack may have of the attacked system (`bench.victim`), or None.
+        notes: facts for the report that an attack writes while it works; "queries" counts what
+            it asked of the attacked system.
     """
 
     seed: int
     device: str = "cpu"
+    victim: Any = field(default=None, compare=False, repr=False)
+    notes: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def number(self, *names: object) -> int:
         """A 63-bit integer determined by the seed and the names."""

@@ -1,6 +1,7 @@
 """A job: one trained model with all its cells. It crosses process boundaries as JSON.
 
     {"train_key", "data_key", "seed", "dataset", "model", "defense", "poison": spec or null,
+     "undefended": train key of the same model without attack and defense,
      "cells": [{"header": …, "attack": spec}], "metrics": [...], "groups": {"users", "items"},
      "plugins": [folders], "cache": folder, "results": folder, "device": "auto", "threads": 1,
      "fresh": false, "timeout": null, "estimate": 1.0}
@@ -15,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from bench.device import Memory, computing, device_name, out_of_memory, pick_device
 from bench.errors import BenchError, InputError, one_line
@@ -25,6 +26,7 @@ from bench.store import Store
 
 if TYPE_CHECKING:
     from bench.api import Attack, DatasetPlugin, Defense, ModelPlugin
+    from bench.context import Context
     from bench.data import Dataset
     from bench.models.base import Recommender
     from bench.stages import Prepared
@@ -109,6 +111,22 @@ def run_job(job: Job, tell: Tell) -> None:
     tell({"event": "end", "job": job["train_key"]})
 
 
+class _Timed:
+    """An attack that acts before training, with the seconds it takes."""
+
+    def __init__(self, attack: Attack, spent: dict[str, float]) -> None:
+        self._attack, self._spent = attack, spent
+
+    def aims(self, data: Dataset, ctx: Context) -> Any:
+        return self._attack.aims(data, ctx)
+
+    def before_training(self, data: Dataset, ctx: Context) -> Dataset:
+        start = time.perf_counter()
+        made = self._attack.before_training(data, ctx)
+        self._spent["attack_seconds"] = time.perf_counter() - start
+        return made
+
+
 class _Run:
     def __init__(self, job: Job, tell: Tell) -> None:
         self.job, self.key = job, job["train_key"]
@@ -131,6 +149,7 @@ class _Run:
     def _run(self) -> None:
         from bench.context import Context
         from bench.registry import Registry
+        from bench.stages import harden
 
         self.registry = Registry([Path(f) for f in self.job["plugins"]])
         self.store = Store(Path(self.job["cache"]),
@@ -138,53 +157,85 @@ class _Run:
         self.memory = Memory(self.device)
         self.ctx = Context(self.job["seed"], self.device)
         self.defense: Defense = self._make("defenses", self.job["defense"])
-        prepared, poison_seconds = self._prepare()
-        model, fit, costs = self._trained(prepared)
-        model = self.defense.harden(model, prepared.train, self.ctx)
-        defense_facts = plain(self.defense.facts(prepared.attacked, prepared.train))
+        prepared, costs, notes = self._prepare()
+        model, fit, spent = self._trained(prepared)
+        costs |= spent
+        start = time.perf_counter()
+        model = harden(model, prepared, self.defense, self.ctx)
+        costs["defense_seconds"] += time.perf_counter() - start
+        defense_facts = plain({**self.defense.facts(prepared.attacked, prepared.train),
+                               **self.defense.served_facts(model)})
         privacy = plain(self.defense.spent(fit))
         for cell in self.job["cells"]:
             try:
-                self._cell(cell, model, prepared, fit, defense_facts, privacy,
-                           {**costs, "attack_seconds": poison_seconds})
+                self._cell(cell, model, prepared, fit, defense_facts, privacy, dict(costs), notes)
             except (Exception, SystemExit) as error:
                 self._fail(cell["header"], error)
 
     def _make(self, kind: str, spec: Mapping[str, Any] | None) -> Any:
         return None if spec is None else self.registry.make(kind, spec)
 
-    def _prepare(self) -> tuple[Prepared, float]:
+    def _prepare(self) -> tuple[Prepared, dict[str, Any], dict[str, Any]]:
+        """The data of the training; what attack and defense cost there; the attack's notes."""
         from bench.stages import prepare
 
         data = load_dataset(self._make("datasets", self.job["dataset"]), self.job["data_key"])
+        self.genuine = data
         poison: Attack | None = self._make("attacks", self.job["poison"])
+        ctx = self._attacker()
+        spent = {"attack_seconds": 0.0, "defense_seconds": 0.0}
+        attack = None if poison is None else _Timed(poison, spent)
         start = time.perf_counter()
-        prepared = prepare(data, poison, self.defense, self.ctx)
-        return prepared, time.perf_counter() - start if poison else 0.0
+        prepared = prepare(data, cast("Attack | None", attack), self.defense, ctx)
+        spent["defense_seconds"] = time.perf_counter() - start - spent["attack_seconds"]
+        return dataclasses.replace(prepared, intruder=poison), spent, ctx.notes
+
+    def _attacker(self) -> Context:
+        """A context for one attack: what it may have of the victim, and room for its notes."""
+        from bench.victim import Victim
+
+        victim = Victim(self._make("models", self.job["model"]), self.defense, self.ctx,
+                        self._undefended)
+        return dataclasses.replace(self.ctx, victim=victim, notes={})
+
+    def _undefended(self) -> Recommender:
+        """The model of this job without attack and defense, trained now or by its own job."""
+        from bench.stages import prepare
+
+        plain_defense = self.registry.make("defenses", {"name": "none"})
+        prepared = prepare(self.genuine, None, cast("Defense", plain_defense), self.ctx)
+        return self._kept(self.job["undefended"], prepared, cast("Defense", plain_defense))[0]
 
     def _trained(self, prepared: Prepared) -> tuple[Recommender, FitResult, dict[str, Any]]:
         """The model, trained now or by an earlier run; both give the same numbers."""
-        from bench.stages import make
-
-        plugin: ModelPlugin = self._make("models", self.job["model"])
-        model = make(plugin, prepared, self.ctx)
-        with self.store.lock(self.key):
-            kept = None if self.job["fresh"] else self.store.load_model(self.key)
-            if kept is not None:
-                try:
-                    model.load_state(kept[0])
-                except (RuntimeError, KeyError) as error:  # not the tensors of this model
-                    self.tell("note", text=f"model {self.key} of the cache does not fit "
-                              f"({type(error).__name__}) and is trained again")
-                    model, kept = make(plugin, prepared, self.ctx), None
-            meta = self._train(model) if kept is None else kept[1]
-        self.tell("trained", cached=kept is not None, seconds=meta["seconds"])
+        model, meta, cached = self._kept(self.key, prepared, self.defense)
+        self.tell("trained", cached=cached, seconds=meta["seconds"])
         fit = _fit_result(meta["fit"])
         return model, fit, {"train_seconds": meta["seconds"],
                             "train_samples_per_s": meta["fit"]["samples_per_second"],
                             "peak_memory_mb": meta["peak_memory_mb"]}
 
-    def _train(self, model: Recommender) -> dict[str, Any]:
+    def _kept(self, key: str, prepared: Prepared, defense: Defense
+              ) -> tuple[Recommender, dict[str, Any], bool]:
+        """The trained model of this key, its meta data, and whether the cache held it."""
+        from bench.stages import make
+
+        plugin: ModelPlugin = self._make("models", self.job["model"])
+        model = make(plugin, prepared, self.ctx)
+        with self.store.lock(key):
+            fresh = self.job["fresh"] and key == self.key
+            kept = None if fresh else self.store.load_model(key)
+            if kept is not None:
+                try:
+                    model.load_state(kept[0])
+                except (RuntimeError, KeyError) as error:  # not the tensors of this model
+                    self.tell("note", text=f"model {key} of the cache does not fit "
+                              f"({type(error).__name__}) and is trained again")
+                    model, kept = make(plugin, prepared, self.ctx), None
+            meta = self._train(model, key, defense) if kept is None else kept[1]
+        return model, meta, kept is not None
+
+    def _train(self, model: Recommender, key: str, defense: Defense) -> dict[str, Any]:
         from bench.stages import train
         from bench.training import synchronise
 
@@ -193,32 +244,38 @@ class _Run:
 
         self.tell("training")
         start = time.perf_counter()
-        fit = train(model, self.defense, progress)
+        fit = train(model, defense, progress)
         synchronise(self.device)
         seconds = time.perf_counter() - start
         meta: dict[str, Any] = plain({"fit": dataclasses.asdict(fit), "seconds": seconds,
                                       "peak_memory_mb": self.memory.peak(),
                                       "device": device_name(self.device)})
-        self.store.save_model(self.key, model.state(), meta)
+        self.store.save_model(key, model.state(), meta)
         return meta
 
     def _cell(self, cell: Mapping[str, Any], model: Recommender, prepared: Prepared,
               fit: FitResult, defense_facts: Mapping[str, Any], privacy: Mapping[str, Any],
-              costs: dict[str, Any]) -> None:
+              costs: dict[str, Any], notes: Mapping[str, Any]) -> None:
         from bench.evaluate import evaluate
         from bench.stages import under_attack
         from bench.store import write_table
         from bench.training import synchronise
 
-        header, data = cell["header"], prepared.genuine
+        header = cell["header"]
         key, attack = header["key"], self._make("attacks", cell["attack"])
+        ctx = self._attacker()
+        ctx.notes.update(notes)
         start = time.perf_counter()
-        with under_attack(attack, model, prepared.train, self.ctx) as attack_facts:
+        with under_attack(attack, model, prepared, ctx) as struck:
             synchronise(self.device)
             costs["attack_seconds"] += time.perf_counter() - start
-            found = evaluate(model, data, self.job["metrics"], groups=_groups(self.job["groups"]),
-                             targets=prepared.targets, defense=self.defense)
+            data, targets = struck.data, struck.targets
+            found = evaluate(struck.model, data, self.job["metrics"],
+                             groups=_groups(self.job["groups"]), targets=targets,
+                             defense=self.defense)
         facts = dict(found.facts)
+        attack_facts = dict(struck.facts)
+        costs["queries"] = attack_facts.pop("queries")
         costs |= {"score_seconds": facts.pop("score_seconds", math.nan),
                   "score_users_per_s": facts.pop("score_users_per_s", math.nan),
                   "peak_memory_mb": max(costs["peak_memory_mb"], self.memory.peak()),
@@ -226,13 +283,14 @@ class _Run:
         facts |= {"n_users": data.n_users, "n_items": data.n_items,
                   "n_fake": prepared.attacked.n_fake, "data_notes": data.notes,
                   "defense": defense_facts, "training": fit.notes, "epochs": fit.epochs,
-                  "best_epoch": fit.best_epoch, **attack_facts}
-        if prepared.targets is not None:
-            facts["targets"] = [data.item_ids[i] for i in prepared.targets]
+                  "trained_against": self.defense.trained_against(),
+                  "best_epoch": fit.best_epoch, **plain(attack_facts)}
+        if targets is not None:
+            facts["targets"] = [data.item_ids[i] for i in targets]
         write_table(self.folder.users(key), found.users)
         write_table(self.folder.items(key), found.items)
-        made = cell_json(header, status="ok", values=found.values, facts=facts, privacy=privacy,
-                         cost=costs)
+        made = cell_json(header, status="ok", values=found.values, facts=facts, cost=costs,
+                         privacy={**privacy, **plain(struck.privacy)})
         self.folder.log(key).unlink(missing_ok=True)
         self.folder.write(made)
         self.store.save_cell(key, made, self.folder.users(key), self.folder.items(key))

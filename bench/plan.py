@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import sys
 from collections.abc import Callable, Sequence
@@ -14,7 +15,6 @@ from bench.errors import BenchError, InputError
 from bench.jobs import describe, load_dataset
 from bench.keys import Keys, spec
 from bench.results import AXES, SCHEMA, Cell, cell_json, labelled
-from bench.stages import poisons
 
 if TYPE_CHECKING:
     from bench.data import Dataset
@@ -43,11 +43,12 @@ class PlannedCell:
 
     def header(self) -> dict[str, Any]:
         """What the cell's JSON says of which cell it is."""
-        threat = self.attack.threat
+        threat = self.attack.threat_model()
         return {"schema": SCHEMA, "key": self.key, "train_key": self.train_key,
                 "seed": self.seed, **{axis: labelled(getattr(self, axis)) for axis in AXES},
                 "threat": {"stage": threat.stage, "knowledge": threat.knowledge,
                            "goal": threat.goal, "realisable": threat.realisable,
+                           "adaptive": self.attack.is_adaptive,
                            "budget": self.attack.budget_text()}}
 
     def ended(self) -> Cell:
@@ -57,17 +58,23 @@ class PlannedCell:
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """One trained model with its cells. `estimate` is its cost in arbitrary units."""
+    """One trained model with its cells.
+
+    Attributes:
+        undefended: train key of the same model without attack and defense.
+        estimate: its cost in arbitrary units.
+    """
 
     train_key: str
     data_key: str
+    undefended: str
     cells: tuple[PlannedCell, ...]
     estimate: float
 
     def only(self, keep: Callable[[PlannedCell], bool]) -> PlannedJob | None:
         """The job with the cells that pass, or None where none does."""
         cells = tuple(c for c in self.cells if keep(c))
-        return PlannedJob(self.train_key, self.data_key, cells, self.estimate) if cells else None
+        return dataclasses.replace(self, cells=cells) if cells else None
 
 
 @dataclass(frozen=True)
@@ -84,8 +91,9 @@ class Plan:
                  fresh: bool = False) -> dict[str, Any]:
         """A job as it crosses a process boundary (see `bench.jobs`)."""
         first, grid = job.cells[0], self.grid
-        poison = first.attack if poisons(first.attack) else None
+        poison = first.attack if first.attack.trains else None
         return {"train_key": job.train_key, "data_key": job.data_key, "seed": first.seed,
+                "undefended": job.undefended,
                 "dataset": spec(first.dataset), "model": spec(first.model),
                 "defense": spec(first.defense), "poison": None if poison is None else spec(poison),
                 "cells": [{"header": c.header(), "attack": spec(c.attack)} for c in job.cells],
@@ -132,7 +140,7 @@ def make_plan(grid: Grid) -> Plan:
             if not asked:
                 status, reason = _unfit(model, defense, attack, data[dataset.label()])
                 asked = True
-            poison = attack if poisons(attack) else None
+            poison = attack if attack.trains else None
             train = keys.train(data_keys[dataset], poison, model, defense, seed)
             key = keys.cell(train, attack, grid.metrics, groups)
             if key in cells:
@@ -141,9 +149,16 @@ def make_plan(grid: Grid) -> Plan:
                                      status, reason)
             if status is None:
                 jobs.setdefault(train, []).append(cells[key])
-    made = tuple(PlannedJob(train, data_keys[own[0].dataset], tuple(own),
-                            _estimate(own, data[own[0].dataset.label()]))
-                 for train, own in jobs.items())
+    none = cast(Defense, grid.registry.make("defenses", {"name": "none"}))
+
+    def job(train: str, own: list[PlannedCell]) -> PlannedJob:
+        first = own[0]
+        data_key = data_keys[first.dataset]
+        return PlannedJob(train, data_key, keys.train(data_key, None, first.model, none,
+                                                      first.seed),
+                          tuple(own), _estimate(own, data[first.dataset.label()]))
+
+    made = tuple(job(train, own) for train, own in jobs.items())
     return Plan(grid, tuple(cells.values()), made, excluded, data)
 
 
@@ -164,7 +179,8 @@ def _unfit(model: ModelPlugin, defense: Defense, attack: Attack,
     """("skipped", reason) by the first that cannot, ("failed", …) where asking fails."""
     asks: tuple[tuple[Any, Callable[[], str | None]], ...] = (
         (model, lambda: model.unfit(data)), (defense, lambda: defense.unfit(model, data)),
-        (attack, lambda: attack.unfit(model, data)))
+        (attack, lambda: attack.unfit(model, data)),
+        (attack, lambda: attack.unfit_defended(defense, model, data)))
     for plugin, ask in asks:
         try:
             reason = ask()

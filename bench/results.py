@@ -24,11 +24,11 @@ from bench.store import StoredCell, write_atomically
 if TYPE_CHECKING:
     from bench.api import Plugin
 
-SCHEMA = 1
+SCHEMA = 2
 STATUSES = ("ok", "skipped", "failed", "timeout")
 AXES = ("dataset", "model", "defense", "attack")
-COSTS = ("train_seconds", "attack_seconds", "score_seconds", "train_samples_per_s",
-         "score_users_per_s", "peak_memory_mb", "device")
+COSTS = ("train_seconds", "attack_seconds", "defense_seconds", "score_seconds",
+         "train_samples_per_s", "score_users_per_s", "peak_memory_mb", "queries", "device")
 LONG = (*AXES, "seed", "status", "metric", "group", "value")
 
 

@@ -15,7 +15,6 @@ from bench.errors import InputError, nearest
 from bench.plan import Plan, PlannedCell, make_plan
 from bench.results import AXES, Folder
 from bench.sections import METRICS
-from bench.stages import poisons
 from bench.store import Store, cache_folder
 
 if TYPE_CHECKING:
@@ -160,7 +159,7 @@ def unmeasured(plan: Plan) -> list[str]:
         if "point" in kinds and data.test.labels is None:
             notes.append(f"{', '.join(kinds['point'])}: {label} has no labelled test pairs, so "
                          "they stay empty there")
-    pushes = any(poisons(cell.attack) for cell in plan.cells)
+    pushes = any(cell.attack.threat_model().goal in ("push", "nuke") for cell in plan.cells)
     if "target" in kinds and not pushes and plan.grid.metrics != METRICS:
         notes.append(f"{', '.join(kinds['target'])}: no attack of this grid has targets")
     return notes

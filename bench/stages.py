@@ -1,21 +1,20 @@
 """The stages of a cell that determine its numbers, in the order in which they happen.
 
 data -> poison -> clean -> build and train -> harden -> (attack the trained model) -> evaluate.
-What moves, stores and reports is elsewhere: this module's code is part of every key.
+Where an attack enters is its own base class's matter (`bench.attack`). What moves, stores and
+reports is elsewhere: this module's code is part of every key.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.api import Attack, EmbeddingAttack, ProfileAttack
-from bench.errors import BenchError
-
 if TYPE_CHECKING:
-    from bench.api import Defense, ModelPlugin
+    from bench.api import Attack, Defense, ModelPlugin
+    from bench.attack import Struck
     from bench.context import Context
     from bench.data import Dataset, Ints
     from bench.models.base import Recommender
@@ -28,81 +27,89 @@ class Prepared:
 
     Attributes:
         genuine: as loaded: what is evaluated on.
-        attacked: with the fake users of a poisoning attack.
+        attacked: as an attack before training left it.
         train: what the model sees, after the defense cleaned it.
-        targets: item indices that the poisoning promotes, or None.
+        targets: item indices that such an attack promotes or demotes, or None.
+        intruder: the attack that acts before or during training, or None.
     """
 
     genuine: Dataset
     attacked: Dataset
     train: Dataset
     targets: Ints | None
+    intruder: Attack | None = None
 
 
-def poisons(attack: Attack) -> bool:
-    """Whether the attack changes the train data, so that its cell needs a training of its own."""
-    return isinstance(attack, ProfileAttack)
-
-
-def prepare(data: Dataset, poison: Attack | None, defense: Defense, ctx: Context) -> Prepared:
-    """Poison the data, then let the defense clean it."""
+def prepare(data: Dataset, intruder: Attack | None, defense: Defense, ctx: Context) -> Prepared:
+    """Let the attack change the data, then let the defense clean it. The defense sees no test
+    row."""
     attacked, targets = data, None
-    if isinstance(poison, ProfileAttack):
-        targets = poison.pick(data, ctx)
-        attacked = poison.poison(data, ctx)
-    return Prepared(data, attacked, defense.clean(attacked, ctx), targets)
+    if intruder is not None:
+        targets = intruder.aims(data, ctx)
+        attacked = intruder.before_training(data, ctx)
+    cleaned = defense.clean(without_test(attacked), ctx)
+    return Prepared(data, attacked, cleaned.replace(test=attacked.test), targets, intruder)
 
 
-def train(model: Recommender, defense: Defense, progress: Progress) -> FitResult:
-    """Train the model that `bench.models.base.build` made."""
-    return model.fit(defense, progress)
+def without_test(data: Dataset) -> Dataset:
+    """The data with an empty test split, as attackers and defenders see it."""
+    return data.replace(test=data.test[:0])
 
 
 def make(plugin: ModelPlugin, prepared: Prepared, ctx: Context) -> Recommender:
     """The untrained model; clean and poisoned trainings share their initialisation."""
     from bench.models.base import build
 
-    return build(plugin, prepared.train, ctx)
+    model = build(plugin, prepared.train, ctx)
+    model.intruder = prepared.intruder
+    return model
 
 
-Facts = dict[str, Any]
-Strike = Callable[[Any, "Recommender", "Dataset", "Context"],
-                  contextlib.AbstractContextManager[Facts]]
+def train(model: Recommender, defense: Defense, progress: Progress) -> FitResult:
+    """Train the model that `make` made."""
+    return model.fit(defense, progress)
+
+
+def harden(model: Recommender, prepared: Prepared, defense: Defense, ctx: Context) -> Recommender:
+    """The trained model as the defense serves it."""
+    return defense.harden(model, without_test(prepared.train), ctx)
 
 
 @contextlib.contextmanager
-def _nothing(attack: Attack, model: Recommender, data: Dataset, ctx: Context) -> Iterator[Facts]:
-    yield {}
+def under_attack(attack: Attack, model: Recommender, prepared: Prepared,
+                 ctx: Context) -> Iterator[Struck]:
+    """Inside, the model is under this attack. What the attack asked of the model is counted in
+    the facts as "queries": users whose lists it read, and rows whose loss it differentiated."""
+    from bench.models.base import innermost
+
+    asked: dict[str, Any] = {"queries": 0}
+    with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as counting:
+            for part in dict.fromkeys((model, innermost(model))):
+                counting.enter_context(_counted(part, asked))
+            struck = stack.enter_context(attack.strike(model, prepared, ctx))
+        struck.facts = {**ctx.notes, **struck.facts}
+        struck.facts["queries"] = struck.facts.get("queries", 0) + asked["queries"]
+        yield struck
 
 
 @contextlib.contextmanager
-def _embeddings(attack: EmbeddingAttack, model: Recommender, data: Dataset,
-                ctx: Context) -> Iterator[Facts]:
-    from bench.models.base import TorchRecommender
+def _counted(model: Recommender, asked: dict[str, Any]) -> Iterator[None]:
+    """Count what is asked of the model inside, through its own methods."""
+    own = {}
+    for name in ("scores", "loss"):
+        method = getattr(model, name, None)
+        if method is None:
+            continue
 
-    if not isinstance(model, TorchRecommender):
-        raise BenchError(f"{attack.name} perturbs learned vectors, and the model as it is served "
-                         f"({type(model).__name__}) has none")
-    radii = attack.radii(model)  # before the perturbation, which changes the median row norm
-    with model.perturbed(attack.perturbation(model, data, ctx)):
-        yield {"radii": radii}
+        def counting(first: Any, *rest: Any, _method: Any = method, **more: Any) -> Any:
+            asked["queries"] += len(first["users"] if isinstance(first, dict) else first)
+            return _method(first, *rest, **more)
 
-
-# What happens to the trained model, by the attack's base class. A poisoning has happened before.
-_STRIKES: tuple[tuple[type[Attack], Strike], ...] = (
-    (EmbeddingAttack, _embeddings),
-    (ProfileAttack, _nothing),
-)
-
-
-def under_attack(attack: Attack, model: Recommender, data: Dataset,
-                 ctx: Context) -> contextlib.AbstractContextManager[Facts]:
-    """Inside, the model is under this attack; gives facts for the report.
-
-    Args:
-        data: what the model was trained on.
-    """
-    for base, strike in _STRIKES:
-        if isinstance(attack, base):
-            return strike(attack, model, data, ctx)
-    return _nothing(attack, model, data, ctx)
+        own[name] = counting
+        setattr(model, name, counting)
+    try:
+        yield
+    finally:
+        for name in own:
+            delattr(model, name)

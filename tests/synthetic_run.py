@@ -14,7 +14,8 @@ from bench.plugin import show
 from bench.results import Folder, cell_json
 from bench.store import write_table
 
-COST = {"train_seconds": 12.5, "attack_seconds": 0.5, "score_seconds": 0.1,
+COST = {"train_seconds": 12.5, "attack_seconds": 0.5, "defense_seconds": 0.1, "queries": 0,
+        "score_seconds": 0.1,
         "train_samples_per_s": 45678.0, "score_users_per_s": 9876.0, "peak_memory_mb": 512.0,
         "device": "cpu"}
 EMBEDDING = {"stage": "test-param", "knowledge": "white", "goal": "untargeted",
@@ -62,7 +63,7 @@ class SyntheticRun:
                threat: Mapping[str, Any]) -> dict[str, Any]:
         text = json.dumps([seed, dataset, model, defense, attack], sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
-        made = {"schema": 1, "key": key, "train_key": key[::-1], "seed": seed, "dataset": dataset,
+        made = {"schema": 2, "key": key, "train_key": key[::-1], "seed": seed, "dataset": dataset,
                 "model": model, "defense": defense, "attack": attack,
                 "threat": {**threat, "budget": f"budget of {attack['label']}"}}
         self.headers.append(made)

@@ -132,7 +132,7 @@ def test_the_schema_refuses_what_is_no_cell() -> None:
     good = next(c for c in cells(RUN) if c["status"] == "ok")
     assert problem(good) is None
     for change in ({"status": "fine"}, {"reason": "x"}, {"values": [["hr@5", 0.1]]},
-                   {"schema": 2}, {"cost": {}}, {"seed": "0"}, {"model": "pop"}, {"extra": 1}):
+                   {"schema": 1}, {"cost": {}}, {"seed": "0"}, {"model": "pop"}, {"extra": 1}):
         assert problem(good | change), change
     assert problem([]) == "it is no mapping"
     header = {k: good[k] for k in ("schema", "key", "train_key", "seed", "dataset", "model",

@@ -85,6 +85,7 @@ class _Source:
         self.device = model.ctx.device
         overrides = defense is not None and type(defense).rerank is not Defense.rerank
         self.defense = defense if overrides else None
+        self.blind = data.replace(test=data.test[:0])  # what a defense may read
         self.seconds, self.scored = 0.0, 0
 
     def tensor(self, values: Ints) -> Tensor:
@@ -111,7 +112,7 @@ class _Source:
         if self.defense is None:
             return scores
         with _Watch(self):
-            scores = self.defense.rerank(scores, self.tensor(users), self.data)
+            scores = self.defense.rerank(scores, self.tensor(users), self.blind)
         scores = scores.clone(memory_format=torch.contiguous_format)
         if scores.shape == (len(users), self.data.n_items):
             scores[known] = 0.0  # whatever stands there is masked anyway

@@ -31,6 +31,7 @@ class Recommender(ABC):
 
     def __init__(self, data: Dataset, ctx: Context) -> None:
         self.data, self.ctx = data, ctx
+        self.intruder: Any = None  # an attack that takes part in the training (federated)
 
     @abstractmethod
     def fit(self, defense: Defense, progress: Progress) -> FitResult:
@@ -51,6 +52,51 @@ class Recommender(ABC):
     @abstractmethod
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state` gave."""
+
+    def forget(self) -> None:  # noqa: B027 (most models keep nothing)
+        """Drop whatever is kept that was computed from what was learned."""
+
+    def evaluating(self) -> contextlib.AbstractContextManager[None]:
+        """Evaluation mode inside (no dropout); the former mode after."""
+        return contextlib.nullcontext()
+
+
+class Wrapped(Recommender):
+    """A trained model as a defense serves it: re-ranked, smoothed, voted. Subclasses write
+    `scores`. Attacks on vectors reach `base`; what a wrapper keeps of its scores it drops in
+    `forget`."""
+
+    def __init__(self, base: Recommender) -> None:
+        super().__init__(base.data, base.ctx)
+        self.base = base
+
+    @property
+    def score_kind(self) -> str:
+        """What the scores are; a wrapper whose scores are something else says "other"."""
+        return str(getattr(self.base, "score_kind", "other"))
+
+    def fit(self, defense: Defense, progress: Progress) -> FitResult:
+        return self.base.fit(defense, progress)
+
+    def state(self) -> dict[str, Tensor]:
+        return self.base.state()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self.base.load_state(state)
+        self.forget()
+
+    def forget(self) -> None:
+        self.base.forget()
+
+    def evaluating(self) -> contextlib.AbstractContextManager[None]:
+        return self.base.evaluating()
+
+
+def innermost(model: Recommender) -> Recommender:
+    """The model inside all wrappers."""
+    while isinstance(model, Wrapped):
+        model = model.base
+    return model
 
 
 @dataclass(frozen=True)
@@ -175,9 +221,6 @@ class TorchRecommender(Recommender):
         with torch.no_grad():
             for name, source in clean.module.named_parameters():
                 mine[name][tuple(slice(0, n) for n in source.shape)] = source
-
-    def forget(self) -> None:
-        """Drop whatever the model caches from its parameters."""
 
     def state(self) -> dict[str, Tensor]:
         return {k: v.detach().cpu().contiguous().clone()

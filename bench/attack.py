@@ -1,0 +1,140 @@
+"""What every attack is: a threat model, a budget, and the places where it enters a cell."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from bench.context import Context
+from bench.data import Dataset, Ints
+from bench.errors import PluginError
+from bench.plugin import Plugin
+
+if TYPE_CHECKING:
+    from bench.api import Defense, ModelPlugin
+    from bench.models.base import Recommender
+    from bench.stages import Prepared
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """Who the attacker is. The report prints it.
+
+    Attributes:
+        stage: train-poison, test-input, test-param, output-query or none.
+        knowledge: white, gray (data, not model), black (queries) or none.
+        goal: untargeted, push, nuke, infer or none.
+        realisable: False for a probe of stability that no attacker could carry out as it is.
+    """
+
+    stage: str
+    knowledge: str
+    goal: str
+    realisable: bool = True
+
+
+@dataclass
+class Struck:
+    """What is evaluated while an attack lasts.
+
+    Attributes:
+        model: scores the lists; usually the model as it is served.
+        data: what it is evaluated on.
+        targets: item indices pushed or nuked, or None.
+        facts: for the report: deterministic, JSON.
+        privacy: what the attack measured: "mia-auc", "mia-tpr@1%fpr", …
+    """
+
+    model: Recommender
+    data: Dataset
+    targets: Ints | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    privacy: dict[str, float] = field(default_factory=dict)
+
+
+class Attack(Plugin, ABC):
+    """Base of all attacks; derive from a class that says where the attack enters.
+
+    Those classes write `before_training` or `after_training` and keep the budget in them; an
+    author writes the one method that the class asks for.
+    """
+
+    kind: ClassVar[str] = "attacks"
+    threat: ClassVar[ThreatModel]
+
+    def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
+        """Why this attack cannot act on this model or data, or None."""
+        return None
+
+    def unfit_defended(self, defense: Defense, model: ModelPlugin, data: Dataset) -> str | None:
+        """Why this attack cannot act where this defense stands, or None."""
+        return None
+
+    def budget_text(self) -> str:
+        """The budget in words, for the report."""
+        return "none"
+
+    def threat_model(self) -> ThreatModel:
+        """Who the attacker is with these parameters."""
+        return self.threat
+
+    # -- where it enters -------------------------------------------------------------------
+
+    @property
+    def trains(self) -> bool:
+        """Whether its cell needs a training of its own, as it acts before or during one."""
+        return False
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether it is made against the defended pipeline, not against the undefended."""
+        return False
+
+    def aims(self, data: Dataset, ctx: Context) -> Ints | None:
+        """The item indices it promotes or demotes, or None."""
+        return None
+
+    def before_training(self, data: Dataset, ctx: Context) -> Dataset:
+        """The data that is trained on; only asked where `trains`."""
+        return data
+
+    @contextlib.contextmanager
+    def strike(self, model: Recommender, prepared: Prepared, ctx: Context) -> Iterator[Struck]:
+        """Inside, the trained model is under this attack.
+
+        Args:
+            model: as it is served, after the defense's `harden`.
+            prepared: the data of its training.
+            ctx: for randomness by name; `ctx.notes` takes facts for the report.
+        """
+        yield Struck(model, prepared.genuine, prepared.targets)
+
+
+STRATA = {"head": (95, 100), "upper-torso": (75, 95), "lower-torso": (50, 75), "tail": (0, 50)}
+
+
+def cuts(data: Dataset, stratum: str) -> tuple[int, int]:
+    """Where a stratum begins and ends in the items sorted by popularity."""
+    low, high = STRATA[stratum]
+    return round(low * data.n_items / 100), round(high * data.n_items / 100)
+
+
+def pick_targets(data: Dataset, n: int, stratum: str, ctx: Context) -> Ints:
+    """n target items drawn from a stratum of train popularity, sorted; the same for every attack.
+
+    Strata are percentiles of the items' train counts (CATALOGUE 0.4): head above 95, upper
+    torso 75 to 95, lower torso 50 to 75, tail below 50. Ties of popularity are cut by item
+    index. Only genuine users count.
+    """
+    order = np.lexsort((np.arange(data.n_items), data.popularity))
+    pool = order[slice(*cuts(data, stratum))]
+    if n > len(pool):
+        raise PluginError(f"{n} targets asked from stratum {stratum!r}, which has {len(pool)} "
+                          f"items on {data.name!r}; ask for fewer or take another stratum")
+    picked = ctx.stream("targets", stratum, n).choice(pool, size=n, replace=False)
+    return np.sort(picked).astype(np.int64)

@@ -1,0 +1,139 @@
+"""Perturbed vectors of a trained model: the author makes a perturbation, this class the ball."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, ClassVar, final
+
+from bench.attack import Attack, Struck, ThreatModel
+from bench.context import Context
+from bench.data import Dataset
+from bench.errors import BenchError, PluginError
+from bench.plugin import param
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bench.api import Defense, ModelPlugin
+    from bench.models.base import Recommender, TorchRecommender
+    from bench.stages import Prepared
+
+
+class EmbeddingAttack(Attack):
+    """After training: perturbs learned vectors. A probe of stability, not a realisable attack.
+
+    Authors write `delta`; this class turns the stated ε into a radius per table, calls it, and
+    refuses any row outside the ball of the declared norm. ε = 0 is the identity.
+
+    `adaptive: false` is the static attack: made on the undefended model of the same seed, then
+    added to the defended one.
+    """
+
+    eps: float = param(0.5, "radius of the ball around each embedding row", low=0)
+    relative: bool = param(False, "eps counts in median row norms of the table attacked")
+    norm: str = param("l2", "norm of the ball: l2, or linf (largest coordinate)",
+                      choices=("l2", "linf"))
+    tables: str = param("both", "whose vectors are perturbed", choices=("both", "user", "item"))
+    adaptive: bool = param(True, "made on the model as it is defended; false: on the undefended "
+                           "one")
+    threat: ClassVar[ThreatModel] = ThreatModel("test-param", "white", "untargeted", False)
+
+    @abstractmethod
+    def delta(self, model: TorchRecommender, radii: Mapping[str, float], data: Dataset,
+              ctx: Context) -> dict[str, Tensor]:
+        """A perturbation per table.
+
+        Args:
+            model: trained, in evaluation mode; `model.tables()` lists its tables.
+            radii: table key -> radius in the declared norm, for the tables under attack.
+            data: what the model was trained on.
+            ctx: for randomness, by name.
+
+        Returns:
+            table key -> tensor of the table's shape (rows, width), each row in its ball.
+        """
+
+    def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
+        missing = {"embeddings", "gradients"} - model.gives
+        if missing:
+            return f"{model.name} exposes no {' and no '.join(sorted(missing))}"
+        return None
+
+    def unfit_defended(self, defense: Defense, model: ModelPlugin, data: Dataset) -> str | None:
+        if not self.adaptive and defense.name == "none":
+            return "without a defense the static attack is the adaptive one"
+        return None
+
+    @property
+    def is_adaptive(self) -> bool:
+        return self.adaptive
+
+    def budget_text(self) -> str:
+        unit = " median row norms" if self.relative else ""
+        static = "" if self.adaptive else ", made on the undefended model"
+        return f"{self.norm} row norm at most {self.eps:g}{unit}, {self.tables} vectors{static}"
+
+    def radii(self, model: TorchRecommender) -> dict[str, float]:
+        """The radius of each table under attack, in the declared norm."""
+        found = {}
+        for key, table in model.tables().items():
+            if table.role in (("user", "item") if self.tables == "both" else (self.tables,)):
+                found[key] = self.eps * (table.median_norm(self.norm) if self.relative else 1.0)
+        if not found:
+            raise PluginError(f"{self.name}: the model has no {self.tables} table to perturb")
+        return found
+
+    @contextlib.contextmanager
+    def strike(self, model: Recommender, prepared: Prepared, ctx: Context) -> Iterator[Struck]:
+        from bench.models.base import TorchRecommender, innermost
+
+        bare, source = innermost(model), innermost(model)
+        if not self.adaptive and ctx.victim is not None:
+            source = innermost(ctx.victim.undefended())
+        if not isinstance(bare, TorchRecommender) or not isinstance(source, TorchRecommender):
+            raise BenchError(f"{self.name} perturbs learned vectors, and the model as it is served "
+                             f"({type(bare).__name__}) has none")
+        radii = self.radii(bare)  # before the perturbation, which changes the median row norm
+        delta = self.perturbation(source, prepared.train, ctx, radii)
+        with bare.perturbed(delta):
+            model.forget()  # a wrapper may have kept what it made of the clean vectors
+            yield Struck(model, prepared.genuine, prepared.targets, {"radii": radii})
+        model.forget()
+
+    @final
+    def perturbation(self, model: TorchRecommender, data: Dataset, ctx: Context,
+                     radii: Mapping[str, float] | None = None) -> dict[str, Tensor]:
+        """The checked perturbation: every row inside its ball.
+
+        Args:
+            radii: of the balls, where they are not those of this model's own tables.
+        """
+        import torch
+
+        from bench.perturb import row_norms
+
+        radii = self.radii(model) if radii is None else radii
+        tables = {k: t for k, t in model.tables().items() if k in radii}
+        if set(tables) != set(radii):
+            raise PluginError(f"{self.name}: the model it is made on has no table "
+                              f"{', '.join(sorted(set(radii) - set(tables)))}")
+        if self.eps == 0:
+            return {k: torch.zeros_like(t.rows()) for k, t in tables.items()}
+        with model.evaluating():
+            made = self.delta(model, radii, data, ctx)
+        if set(made) != set(radii):
+            raise PluginError(f"{self.name}: perturbs {sorted(made)}, and {sorted(radii)} were "
+                              "asked for")
+        for key, delta in made.items():
+            if delta.shape != tables[key].rows().shape:
+                raise PluginError(f"{self.name}: {key} has shape {tuple(tables[key].rows().shape)}"
+                                  f", its perturbation {tuple(delta.shape)}")
+            if not torch.isfinite(delta).all():
+                raise PluginError(f"{self.name}: the perturbation of {key} is not finite")
+            longest = float(row_norms(delta.double(), self.norm).max()) if delta.numel() else 0.0
+            if longest > radii[key] * (1 + 1e-6):
+                raise PluginError(f"{self.name}: a row of {key} moves {longest:.6g} in {self.norm}"
+                                  f", the budget is {radii[key]:.6g}")
+        return {k: d.detach() for k, d in made.items()}

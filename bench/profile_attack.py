@@ -1,0 +1,228 @@
+"""Fake users added before training: the attack's author makes profiles, this class keeps to the
+budget and to what the attacker may know."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, final
+
+import numpy as np
+
+from bench.attack import STRATA, Attack, ThreatModel, cuts, pick_targets
+from bench.context import Context
+from bench.data import Dataset, Floats, Interactions, Ints
+from bench.errors import InputError, PluginError
+from bench.plugin import param
+from bench.profiles import fake_times
+
+if TYPE_CHECKING:
+    from bench.api import ModelPlugin
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One fake user: items (k,), distinct, and their ratings (k,) where data is explicit."""
+
+    items: Ints
+    ratings: Floats | None = None
+
+
+class ProfileAttack(Attack):
+    """Before training: adds fake users. Authors write `profiles`; this class keeps the budget.
+
+    Guaranteed: round(budget · genuine users) fake users (at least one), each with at most the
+    stated number of items, targets included; no item twice in a profile; ratings on the scale;
+    real rows untouched and first; fakes only in train; no id moves; and an attacker is handed
+    no more than `knowledge` says:
+
+    - gray: the genuine train rows. What needs a model trains a surrogate of its own.
+    - white: also `ctx.victim`, which trains the attacked pipeline itself, defense included.
+    - black: the train rows of a share `known` of the genuine users, and `ctx.victim.lists`,
+      which shows fake users their own recommendations.
+
+    `adaptive` makes the attack against the defended pipeline (see `bench.adaptive`): of several
+    disguises of its profiles, it keeps the one whose targets fare best after the defense has
+    cleaned the data and a model has been trained with it.
+    """
+
+    budget: float = param(0.01, "fake users as a share of genuine users", above=0, high=1)
+    length: int = param(0, "items per fake profile, targets included; 0: as genuine users have "
+                        "on average, with 10 % spread", low=0)
+    targets: int = param(5, "how many target items", low=1)
+    stratum: str = param("lower-torso", "train popularity the targets are drawn from",
+                         choices=tuple(STRATA))
+    goal: str = param("push", "push the targets, or nuke them (explicit data)",
+                      choices=("push", "nuke"))
+    knowledge: str = param("gray", "gray: train data; white: also the attacked pipeline; black: "
+                           "a share `known` of the users, and its own fakes' lists",
+                           choices=("white", "gray", "black"))
+    known: float = param(0.1, "share of genuine users whose rows a black-box attacker sees",
+                         above=0, high=1)
+    adaptive: bool = param(False, "made against the defended pipeline: the best of `tries` "
+                           "disguises")
+    tries: int = param(4, "disguises that an adaptive attacker compares", low=2)
+    threat: ClassVar[ThreatModel] = ThreatModel("train-poison", "gray", "push")
+    explicit_only: ClassVar[bool] = False
+    goals: ClassVar[tuple[str, ...]] = ("push", "nuke")
+    holds_targets: ClassVar[bool] = True  # whether every profile must contain every target
+
+    def __post_init__(self) -> None:
+        if self.goal not in self.goals:
+            raise InputError(f"{self.name} cannot {self.goal}", key="goal",
+                             hint=f"its goal is {' or '.join(self.goals)}")
+
+    @abstractmethod
+    def profiles(self, data: Dataset, targets: Ints, lengths: Ints,
+                 ctx: Context) -> list[Profile]:
+        """One profile per fake user.
+
+        Args:
+            data: genuine data; only its train split may be used.
+            targets: item indices to promote.
+            lengths: the most items each fake user may have, targets included, shape (n_fake,).
+            ctx: for randomness, by name.
+        """
+
+    @property
+    def trains(self) -> bool:
+        return True
+
+    @property
+    def is_adaptive(self) -> bool:
+        return self.adaptive or self.knowledge == "white"
+
+    def threat_model(self) -> ThreatModel:
+        return dataclasses.replace(self.threat, knowledge=self.knowledge, goal=self.goal)
+
+    def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
+        if self.explicit_only and data.train.ratings is None:
+            return f"{self.name} needs ratings, and {data.name} is implicit"
+        if self.goal == "nuke" and self.holds_targets:
+            if data.train.ratings is None:
+                return f"a nuke needs low ratings, and {data.name} is implicit"
+            if data.threshold is not None and data.train.labels is None:
+                return (f"a nuke needs low ratings, and {data.name} drops the rows below "
+                        f"{data.threshold:g}")
+        first, stop = cuts(data, self.stratum)
+        if self.targets > stop - first:
+            return (f"{self.targets} targets are more than the {stop - first} items of stratum "
+                    f"{self.stratum!r} on {data.name}")
+        if self.length and self.length < self.targets:
+            return f"profiles of {self.length} items cannot hold {self.targets} targets"
+        return None
+
+    def budget_text(self) -> str:
+        size = f"{self.length} items" if self.length else "mean genuine length"
+        seen = f", sees {self.known:.0%} of the users" if self.knowledge == "black" else ""
+        tries = f", best of {self.tries} disguises" if self.adaptive else ""
+        return (f"{self.budget:.1%} fake users, {size}, {self.targets} targets ({self.stratum})"
+                f"{seen}{tries}")
+
+    def aims(self, data: Dataset, ctx: Context) -> Ints:
+        return self.pick(data, ctx)
+
+    def before_training(self, data: Dataset, ctx: Context) -> Dataset:
+        return self.poison(data, ctx)
+
+    def pick(self, data: Dataset, ctx: Context) -> Ints:
+        """The target items of this attack on this data and seed."""
+        return pick_targets(data, self.targets, self.stratum, ctx)
+
+    @final
+    def poison(self, data: Dataset, ctx: Context) -> Dataset:
+        """The data with the fake users added, budget, knowledge and contract enforced."""
+        targets = self.pick(data, ctx)
+        n_fake = max(1, round(self.budget * data.n_genuine))
+        lengths = self._lengths(data, n_fake, len(targets), ctx)
+        seen = self._seen(data, ctx)
+        made = self.profiles(seen, targets.copy(), lengths.copy(), self._told(data, ctx))
+        self._enforce(made, data, targets, lengths)
+        if self.adaptive:
+            from bench.adaptive import best_disguise
+
+            made = best_disguise(self, made, seen, targets, lengths, ctx)
+            self._enforce(made, data, targets, lengths)
+        return self.with_profiles(data, made, ctx)
+
+    @final
+    def with_profiles(self, data: Dataset, made: list[Profile], ctx: Context) -> Dataset:
+        """The data with these profiles as fake users, at times like those of genuine users."""
+        counts = np.array([len(p.items) for p in made])
+        ratings = None
+        if data.train.ratings is not None:
+            ratings = np.concatenate([np.asarray(p.ratings, np.float64) for p in made])
+        rows = Interactions(
+            users=np.repeat(np.arange(len(made)), counts),
+            items=np.concatenate([p.items for p in made]).astype(np.int64), ratings=ratings,
+            times=fake_times(data, counts, ctx.stream("fake-times")))
+        return data.with_fakes(rows, len(made))
+
+    def _seen(self, data: Dataset, ctx: Context) -> Dataset:
+        """What the attacker sees: train rows alone, of a share of the users where black."""
+        seen = data.replace(valid=data.valid[:0], test=data.test[:0])
+        if self.knowledge != "black":
+            return seen
+        count = max(1, round(self.known * data.n_genuine))
+        hidden = np.ones(data.n_users, bool)
+        hidden[ctx.stream("known-users").permutation(data.n_genuine)[:count]] = False
+        return seen.without_users(hidden)
+
+    def _told(self, data: Dataset, ctx: Context) -> Context:
+        """The context with as much of the victim as `knowledge` allows."""
+        victim = ctx.victim
+        if self.knowledge == "gray" or victim is None:
+            return dataclasses.replace(ctx, victim=None)
+        if self.knowledge == "black":
+            from bench.victim import Lists
+
+            victim = Lists(victim, data, self.with_profiles, ctx)
+        return dataclasses.replace(ctx, victim=victim)
+
+    def _lengths(self, data: Dataset, n_fake: int, n_targets: int, ctx: Context) -> Ints:
+        if self.length:
+            if self.length < n_targets:
+                raise PluginError(f"{self.name}: length {self.length} cannot hold "
+                                  f"{n_targets} targets; raise length or lower targets")
+            return np.full(n_fake, min(self.length, data.n_items), np.int64)
+        active = data.activity[data.activity > 0]
+        mean = float(active.mean())
+        drawn = ctx.stream("fake-lengths").normal(mean, 0.1 * mean, n_fake)
+        return np.clip(np.rint(drawn), 1 + n_targets, data.n_items).astype(np.int64)
+
+    def _enforce(self, made: list[Profile], data: Dataset, targets: Ints, lengths: Ints) -> None:
+        strange = [p for p in made if not isinstance(p, Profile)] if isinstance(
+            made, (list, tuple)) else [made]
+        if strange:
+            raise PluginError(f"{self.name}: profiles() gives {type(strange[0]).__name__} where a "
+                              "list of Profile(items, ratings) is needed, one per fake user")
+        if len(made) != len(lengths):
+            raise PluginError(f"{self.name}: {len(lengths)} fake users are the budget, "
+                              f"{len(made)} came back")
+        for k, (profile, most) in enumerate(zip(made, lengths, strict=True)):
+            items = np.asarray(profile.items)
+            if items.ndim != 1 or items.dtype.kind not in "iu":
+                raise PluginError(f"{self.name}: the items of fake user {k} are "
+                                  f"{items.dtype} of shape {items.shape}; one array of item "
+                                  "indices, shape (k,), is needed")
+            if len(items) > most:
+                raise PluginError(f"{self.name}: fake user {k} has {len(items)} items, the "
+                                  f"budget is {most} with targets included")
+            if len(np.unique(items)) != len(items):
+                raise PluginError(f"{self.name}: fake user {k} has an item twice")
+            if len(items) and (items.min() < 0 or items.max() >= data.n_items):
+                raise PluginError(f"{self.name}: fake user {k} has an item that is not in the "
+                                  "catalogue")
+            if self.holds_targets and not np.isin(targets, items).all():
+                raise PluginError(f"{self.name}: fake user {k} misses a target")
+            if data.train.ratings is not None:
+                low, high = data.rating_scale or (float(data.train.ratings.min()),
+                                                  float(data.train.ratings.max()))
+                if profile.ratings is None or np.shape(profile.ratings) != items.shape:
+                    raise PluginError(f"{self.name}: {data.name} is explicit, and fake user {k} "
+                                      "has not one rating per item")
+                ratings = np.asarray(profile.ratings, np.float64)
+                if not ((ratings >= low) & (ratings <= high)).all():
+                    raise PluginError(f"{self.name}: a rating of fake user {k} is outside "
+                                      f"{low:g} to {high:g}")

@@ -1,0 +1,96 @@
+"""What an attacker may have of the attacked system, handed over as `ctx.victim`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.data import Dataset, Floats, Ints
+
+if TYPE_CHECKING:
+    from bench.api import Defense, ModelPlugin, Profile
+    from bench.context import Context
+    from bench.models.base import Recommender
+
+
+@dataclass(frozen=True)
+class Victim:
+    """The pipeline under attack, for an attacker who may train it (white box, shadow models).
+
+    Attributes:
+        model, defense: the plugins, with their settings.
+        ctx: seed and device of the attacked training.
+        undefended: gives the trained model without defense, same data and seed.
+    """
+
+    model: ModelPlugin
+    defense: Defense
+    ctx: Context
+    undefended: Callable[[], Recommender]
+
+    def trained(self, data: Dataset, *, model: ModelPlugin | None = None, defended: bool = True,
+                seed: int | None = None) -> Recommender:
+        """The pipeline trained on this data: cleaned, fitted and hardened by the defense.
+
+        Args:
+            data: only its train and valid splits are used; without valid rows nothing stops
+                the training early.
+            model: a surrogate in place of the attacked model.
+            defended: with the defense, or plainly.
+            seed: of the training; the attacked one's if not given. Shadow models take others.
+        """
+        from bench.models.base import build
+        from bench.registry import Registry
+
+        ctx = dataclasses.replace(self.ctx, victim=None, notes={},
+                                  seed=self.ctx.seed if seed is None else seed)
+        defense: Any = self.defense if defended else Registry().make("defenses",
+                                                                     {"name": "none"})
+        blind = data.replace(test=data.test[:0])
+        cleaned = defense.clean(blind, ctx)
+        made = build(model or self.model, cleaned, ctx)
+        made.fit(defense, lambda event: None)
+        served: Recommender = defense.harden(made, cleaned, ctx)
+        return served
+
+
+@dataclass(frozen=True)
+class Lists:
+    """The recommendations that an attacker's own fake users are shown (black box)."""
+
+    victim: Victim
+    data: Dataset
+    add: Callable[[Dataset, list[Profile], Context], Dataset]
+    ctx: Context
+    asked: list[int] = field(default_factory=list)
+
+    def lists(self, profiles: Sequence[Profile], k: int) -> tuple[Ints, Floats]:
+        """Items and their scores, (profiles, k) each, best first, what a profile holds left out.
+
+        Each call trains the attacked system with these fake users in its data, as registering
+        them and waiting for the next update would; it counts one query per profile.
+        """
+        import torch
+
+        from bench.models.base import TorchRecommender
+
+        with_fakes = self.add(self.data, list(profiles), self.ctx)
+        model = self.victim.trained(with_fakes)
+        users = torch.arange(self.data.n_users, with_fakes.n_users, device=self.ctx.device)
+        quiet = model.evaluating() if isinstance(model, TorchRecommender) else None
+        with torch.no_grad():
+            if quiet is None:
+                scores = model.scores(users).double().cpu().numpy().copy()
+            else:
+                with quiet:
+                    scores = model.scores(users).double().cpu().numpy().copy()
+        for row, profile in enumerate(profiles):
+            scores[row, profile.items] = -np.inf
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :k].astype(np.int64)
+        self.asked.append(len(profiles))
+        self.ctx.notes["queries"] = self.ctx.notes.get("queries", 0) + len(profiles)
+        return best, np.take_along_axis(scores, best, axis=1)
