@@ -1,17 +1,22 @@
-"""The model's own loss of every row of a batch: what robust losses, weights and audits need.
+"""A batch's loss in parts: what robust losses, weights of rows and audits of users need.
+
+`row_terms` gives the finest parts of which the model's own loss is a mean (or a sum), and whose
+user and item each of them is; `row_losses` gives one number per row of the batch.
 
 A row is one entry of the batch's columns: a (user, positive, negative) triple, a labelled pair, or
-a history with the item that follows. Two kinds of batches have a row per user: autoencoders, whose
-row is a user's whole history, and sequence models that train on windows (`targets` in the batch,
-every place of a stretch of a user's history predicted at once). There a row is a user (or a stretch
-of one), its loss is the mean over its places, and nothing finer can be dropped or weighed.
+a history with the item that follows. Two kinds of batches have a row per user instead:
+autoencoders, whose row is a user's whole history (nothing finer exists, and no item belongs to
+it), and sequence models that train on windows (`targets` in the batch), where every place of a
+stretch of a user's history is predicted at once: there a term is a place, and a row is a user's
+stretch, whose loss is the mean over its places.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,19 +24,65 @@ from torch import Tensor, nn
 from torch.func import vmap
 from torch.nn.modules.loss import _Loss
 
+from bench.errors import PluginError
 from bench.models.base import Batch, TorchRecommender
 
 if TYPE_CHECKING:
     from bench.api import ModelPlugin
 
-Way = Callable[[TorchRecommender, Batch], Tensor]
+
+@dataclass(frozen=True)
+class Terms:
+    """A batch's loss in T parts, from one pass: their dropout is one.
+
+    Attributes:
+        losses: of each part, (T,), differentiable in the parameters.
+        rest: what belongs to no part (regularisers, auxiliary losses); a scalar, often 0.
+        rows: the row of the batch that each part belongs to, (T,).
+        users: whose it is, (T,).
+        items: the item predicted, (T,); None where a part is a whole history.
+        labels: 1 for a positive, 0 for a negative, (T,); None where every part is a positive.
+        sums: whether the loss is the sum of its parts, not their mean.
+    """
+
+    losses: Tensor
+    rest: Tensor
+    rows: Tensor
+    users: Tensor
+    items: Tensor | None
+    labels: Tensor | None
+    sums: bool
+
+    def whole(self, weights: Tensor | None = None) -> Tensor:
+        """The batch's loss; with weights (T,) on its parts, regularisers left as they are."""
+        losses = self.losses if weights is None else self.losses * weights
+        return self.rest + (losses.sum() if self.sums or not len(losses) else losses.mean())
+
+    def positive(self) -> Tensor:
+        """Which parts are positives, (T,) bool."""
+        if self.labels is None:
+            return torch.ones_like(self.users, dtype=torch.bool)
+        return self.labels > 0.5
+
+
+Way = Callable[[TorchRecommender, Batch], Terms]
 
 _COMPARED = 4  # rows on which a fast way must give what one row at a time gives
+_REFUSED = (RuntimeError, ValueError)  # what torch.func, or a model met by an odd batch, raises
 _ways: WeakKeyDictionary[TorchRecommender, dict[frozenset[str], Way]] = WeakKeyDictionary()
+
+# Not user-separable (propagation over a graph, batch normalisation, users drawn in runs), and yet
+# their recommendation loss is one number per row, beside whatever else they add.
+WITH_TERMS = frozenset((
+    "bprmf", "AutoInt", "Caser", "CORE", "DCN", "DCNV2", "DGCF", "DIEN", "DIN", "DMF", "DSSM",
+    "EulerNet", "FEARec", "FiGNN", "GCSAN", "GRU4RecCPR", "GRU4RecKG", "KGAT", "KGIN", "KSR",
+    "KTUP", "LightGCN", "MCCLK", "MKR", "NCL", "NFM", "NGCF", "NNCF", "RippleNet", "SHAN", "SINE",
+    "SpectralCF", "SRGNN", "xDeepFM"))
 
 
 def separable(model: ModelPlugin) -> str | None:
-    """Why this model has no losses of rows, or None where it has."""
+    """Why this model has no losses of rows that are functions of their own row and the parameters
+    alone, or None where it has."""
     if "gradients" not in model.gives:
         return f"{model.name} is not learned by descending on a loss of rows"
     if "user-separable" not in model.gives:
@@ -41,24 +92,50 @@ def separable(model: ModelPlugin) -> str | None:
     return None
 
 
+def termwise(model: ModelPlugin) -> str | None:
+    """Why this model has no `row_terms`, or None where it has: enough for weighing and dropping,
+    which do not ask that a term depend on its own row alone."""
+    return None if model.name in WITH_TERMS else separable(model)
+
+
+def itemwise(model: ModelPlugin) -> str | None:
+    """Why the terms of this model have no item each, or None where they have."""
+    from bench.models.recbole import facts
+
+    if facts().get(model.name, {}).get("input") == "users":
+        return f"{model.name} learns whole histories at once, and no term has an item of its own"
+    return termwise(model)
+
+
 def row_losses(model: TorchRecommender, batch: Batch) -> Tensor:
     """The model's own loss of every row, (B,), differentiable in the parameters.
 
-    `together` of it is `model.loss(batch)` up to rounding: the mean over rows, the sum where
-    `model.sums_loss`, the mean over places where a batch holds windows. Dropout and other draws
-    are made anew, from the generator that the loss itself draws from. For models that
-    `separable` does not refuse; a model with a method `row_losses(batch)` is asked first.
+    Their mean (their sum where `model.sums_loss`) is `model.loss(batch)` up to rounding; with
+    windows it is so when each row counts by its places. What belongs to no row (a norm of the
+    whole module) is spread evenly. Dropout and other draws are made anew, from the generator that
+    the loss itself draws from. For models that `separable` does not refuse.
+    """
+    terms = row_terms(model, batch)
+    size = len(batch["users"])
+    count = torch.bincount(terms.rows, minlength=size).clamp_min(1)  # (B,)
+    losses = terms.losses.new_zeros(size).index_add(0, terms.rows, terms.losses) / count  # (B,)
+    return losses + (terms.rest / max(size, 1) if terms.sums else terms.rest)
+
+
+def row_terms(model: TorchRecommender, batch: Batch) -> Terms:
+    """The parts of this batch's loss, for models that `termwise` does not refuse.
+
+    A model with a method `row_losses(batch)`, of shape (B,), is asked; of others the loss module
+    is listened to; where there is none, batches of one row are evaluated.
+
+    Raises:
+        PluginError: the loss is not made of losses of rows.
     """
     with _counts_kept(model):
+        if not len(batch["users"]):  # a batch of another kind, as triples of a knowledge graph
+            whole = model.batch_loss(batch).reshape(())
+            return _terms(model, batch, whole.new_zeros(0), whole)
         return _way(model, batch)(model, batch)
-
-
-def together(model: TorchRecommender, batch: Batch, losses: Tensor) -> Tensor:
-    """The scalar that the model makes of losses of rows (B,): of its own ones, its batch loss."""
-    if "targets" in batch:
-        places = (batch["targets"] >= 0).sum(dim=1).to(losses.dtype)  # (B,)
-        return (losses * places).sum() / places.sum()
-    return losses.sum() if model.sums_loss else losses.mean()
 
 
 @contextlib.contextmanager
@@ -72,104 +149,134 @@ def _counts_kept(model: TorchRecommender) -> Iterator[None]:
         own.update(before)
 
 
-# -- four ways, the fastest first ----------------------------------------------------------------
+# -- four ways -----------------------------------------------------------------------------------
 
-def declared(model: TorchRecommender, batch: Batch) -> Tensor:
+def _terms(model: TorchRecommender, batch: Batch, losses: Tensor,
+           rest: Tensor | None = None) -> Terms:
+    """Terms that are rows."""
+    rows = torch.arange(len(batch["users"]), device=batch["users"].device)
+    return Terms(losses, losses.new_zeros(()) if rest is None else rest, rows, batch["users"],
+                 batch.get("items"), batch.get("labels"), model.sums_loss)
+
+
+def declared(model: TorchRecommender, batch: Batch) -> Terms:
     """What the model itself says. A subclass may have changed the loss and not this."""
     own = getattr(model, "row_losses", None)
     if own is None:
         raise RuntimeError("the model has no method row_losses")
-    losses: Tensor = own(batch)
-    return losses
+    return _terms(model, batch, own(batch))
 
 
-def captured(model: TorchRecommender, batch: Batch) -> Tensor:
+def captured(model: TorchRecommender, batch: Batch) -> Terms:
     """Listens to the one loss module of the model while it computes the loss of the batch.
 
     Raises:
         RuntimeError: there is no such module, or what it gives is not one number per row.
     """
-    heard: list[Tensor] = []
+    terms, _, whole = _listen(model, batch)
+    return replace(terms, rest=whole - terms.whole())
 
-    def listen(module: Any, arguments: tuple[Any, ...], _: Any) -> None:
-        module.reduction = "none"
-        try:
-            heard.append(module.forward(*arguments))
-        finally:
-            module.reduction = "mean"
 
-    hooks = [m.register_forward_hook(listen) for m in model.module.modules()
-             if isinstance(m, _Loss) and m.reduction == "mean"]
+def _listen(model: TorchRecommender, batch: Batch) -> tuple[Terms, Tensor, Tensor]:
+    """The terms without rest, the scalar that the loss module made of them, the batch's loss."""
+    heard: list[tuple[Tensor, Tensor]] = []
+
+    def listen(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        heard.append((vmap(module.forward)(*arguments), output))
+
+    hooks = [m.register_forward_hook(listen) for m in model.module.modules() if _is_mean(m)]
     try:
-        model.batch_loss(batch)
+        whole = model.batch_loss(batch).reshape(())
     finally:
         for hook in hooks:
             hook.remove()
     if len(heard) != 1:
         raise RuntimeError(f"{len(heard)} calls of a loss module")
-    losses, size = heard[0].flatten(), len(batch["users"])
-    if "targets" in batch:  # (places,) -> (B,)
-        rows = (batch["targets"] >= 0).nonzero()[:, 0]  # (places,)
-        if losses.shape != rows.shape:
-            raise RuntimeError(f"{len(losses)} losses for {len(rows)} places")
-        count = torch.bincount(rows, minlength=size).clamp_min(1)
-        return losses.new_zeros(size).index_add(0, rows, losses) / count
-    if len(losses) != size:
-        raise RuntimeError(f"{len(losses)} losses for {size} rows")
-    return losses
+    losses, mean = heard[0][0].flatten(), heard[0][1]  # (T,), ()
+    terms = _terms(model, batch, losses)
+    if "targets" in batch:
+        places = batch["targets"] >= 0  # (B, L)
+        rows = places.nonzero()[:, 0]  # (T,)
+        terms = replace(terms, rows=rows, users=batch["users"][rows],
+                        items=batch["targets"][places])
+    if losses.shape != terms.rows.shape:
+        raise RuntimeError(f"{len(losses)} losses for {len(terms.rows)} rows")
+    return terms, mean, whole
 
 
-def vectorised(model: TorchRecommender, batch: Batch) -> Tensor:
+def _is_mean(module: nn.Module) -> bool:
+    """Whether it is a loss that takes the mean over its first axis: torch's, or RecBole's BPR."""
+    if isinstance(module, _Loss):
+        return module.reduction == "mean"
+    kind = type(module)
+    return kind.__name__ == "BPRLoss" and kind.__module__.startswith("recbole.")
+
+
+def vectorised(model: TorchRecommender, batch: Batch) -> Terms:
     """The loss of batches of one row, all at once by torch.func."""
     def one(row: dict[str, Tensor]) -> Tensor:
         return model.batch_loss({k: v.unsqueeze(0) for k, v in row.items()})
 
-    losses: Tensor = vmap(one, randomness="different")(dict(batch))
-    return losses
+    return _terms(model, batch, vmap(one, randomness="different")(dict(batch)))
 
 
-def one_by_one(model: TorchRecommender, batch: Batch) -> Tensor:
+def one_by_one(model: TorchRecommender, batch: Batch) -> Terms:
     """The loss of batches of one row, one after another: the reference, right and slow."""
     losses = []
     for n in range(len(batch["users"])):
         with _counts_kept(model):  # each row sees the annealing weight that the batch sees
             losses.append(model.batch_loss({k: v[n:n + 1] for k, v in batch.items()}))
-    return torch.stack(losses) if losses else torch.zeros(0, device=batch["users"].device)
+    return _terms(model, batch, torch.stack(losses))
 
+
+# -- which of them -------------------------------------------------------------------------------
 
 def _way(model: TorchRecommender, batch: Batch) -> Way:
-    """The fastest way that gives what one row at a time gives; decided once per model and kind
-    of batch, on a few rows without dropout."""
+    """The fastest way that is right for this model; decided once per model and kind of batch, on
+    a few rows without dropout."""
     known = _ways.setdefault(model, {})
     kind = frozenset(batch)
     if kind not in known:
-        known[kind] = _choose(model, batch)
+        with model.evaluating(), model.ctx.seeded("row-losses"), _counts_kept(model):
+            known[kind] = _choose(model, {k: v[:_COMPARED] for k, v in batch.items()})
     return known[kind]
 
 
-def _choose(model: TorchRecommender, batch: Batch) -> Way:
-    few = {k: v[:_COMPARED] for k, v in batch.items()}
-    with model.evaluating(), model.ctx.seeded("row-losses"), _counts_kept(model):
-        right, weights = one_by_one(model, few), _weights(model.module)
-        slopes = _slopes(right, weights)
-        for way in (declared, captured, vectorised):
+def _choose(model: TorchRecommender, few: Batch) -> Way:
+    try:
+        if _heard_right(model, few):
+            return captured
+    except _REFUSED:
+        pass
+    if hasattr(model, "row_losses") or separable(model.hyper) is None:
+        weights = [p for p in model.module.parameters() if p.requires_grad]
+        alone = one_by_one(model, few).losses
+        slopes = _slopes(alone, weights)
+        for way in (declared, vectorised, one_by_one):
             try:
                 tried = way(model, few)
-                found = _slopes(tried, weights)
-            except RuntimeError:  # torch.func says what it cannot do by RuntimeError
+            except _REFUSED:
                 continue
-            if _close([tried], [right]) and _close(found, slopes):
+            if _close([tried.losses, tried.whole()], [alone, model.batch_loss(few)]) and \
+                    _close(_slopes(tried.losses, weights), slopes):
                 return way
-    return one_by_one
+    raise PluginError("the model's loss of a batch is not made of losses of its rows, so that no "
+                      "row can be weighed or dropped")
 
 
-def _weights(module: nn.Module) -> list[Tensor]:
-    return [p for p in module.parameters() if p.requires_grad]
+def _heard_right(model: TorchRecommender, few: Batch) -> bool:
+    """A term is the same in other company, their mean is what the loss module gave, and that
+    enters the batch's loss as it is."""
+    terms, mean, whole = _listen(model, few)
+    pairs = [{k: v[n:n + 2] for k, v in few.items()} for n in range(0, len(few["users"]), 2)]
+    again = torch.cat([_listen(model, pair)[0].losses for pair in pairs])
+    slope, = torch.autograd.grad(whole, mean)
+    return _close([terms.losses, terms.whole()], [again, mean]) and bool((slope == 1).all())
 
 
-def _slopes(losses: Tensor, weights: list[Tensor]) -> list[Tensor]:
+def _slopes(losses: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
     """Gradient of unequal multiples of the losses, which swapped rows would change."""
-    factors = torch.arange(1, len(losses) + 1, dtype=losses.dtype, device=losses.device)
+    factors = torch.arange(1, len(losses) + 1, dtype=losses.dtype, device=losses.device)  # (B,)
     found = torch.autograd.grad((losses * factors).sum(), weights, allow_unused=True)
     return [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True)]
 

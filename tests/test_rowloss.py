@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import pytest
+import recbole_toy
 import torch
 from torch import Tensor
 
 from bench import rowloss
 from bench.api import Context, Dataset
 from bench.datasets.blocks import Blocks
+from bench.errors import PluginError
 from bench.models._bprmf import BprRecommender
 from bench.models.base import Batch, TorchRecommender, build
 from bench.models.bprmf import BPRMF
 from bench.models.pop import Pop
-from bench.models.recbole import member
+from bench.models.recbole import facts, member
 
 
 @pytest.fixture(scope="module")
@@ -38,20 +40,56 @@ def slopes(model: TorchRecommender, loss: Tensor) -> list[Tensor]:
 MODELS = [("bprmf", {"bias": True, "l2": 0.1}), ("bprmf", {"reduction": "sum"}),
           ("BPR", {}), ("NeuMF", {}), ("MultiVAE", {}), ("GRU4Rec", {}), ("SASRec", {}),
           ("SASRec", {"rows": "prefixes"})]
+WINDOWS = [("GRU4Rec", {}), ("SASRec", {})]
 
 
-@pytest.mark.parametrize(("name", "params"), MODELS)
-def test_rows_together_are_the_loss_and_its_gradient(data, name, params):
+@pytest.mark.parametrize(("name", "params"), [*MODELS, ("LightGCN", {"reg_weight": 0.1}),
+                                               ("AFM", {}), ("SASRecF", {})])
+def test_terms_together_are_the_loss_and_its_gradient(data, name, params):
     model = made(data, name, **params)
     batch = next(iter(model.batches(1, 48)))
     with model.evaluating():
         loss = model.loss(batch)
-        rows = rowloss.row_losses(model, batch)
-        whole = rowloss.together(model, batch, rows)
-    assert rows.shape == (len(batch["users"]),)
-    assert whole.item() == pytest.approx(loss.item(), rel=1e-5)
-    for mine, right in zip(slopes(model, whole), slopes(model, loss), strict=True):
+        terms = rowloss.row_terms(model, batch)
+    assert terms.whole().item() == pytest.approx(loss.item(), rel=1e-5)
+    for mine, right in zip(slopes(model, terms.whole()), slopes(model, loss), strict=True):
         assert torch.allclose(mine, right, rtol=1e-3, atol=1e-6)
+    assert torch.equal(terms.users, batch["users"][terms.rows])
+    assert terms.items is None if name == "MultiVAE" else len(terms.items) == len(terms.losses)
+
+
+def test_regularisers_belong_to_no_term_and_are_not_weighed(data):
+    model = made(data, "LightGCN", reg_weight=0.1)
+    batch = next(iter(model.batches(1, 48)))
+    terms = rowloss.row_terms(model, batch)
+    assert terms.rest.item() > 1e-3
+    nothing = terms.whole(torch.zeros_like(terms.losses))
+    assert nothing.item() == pytest.approx(terms.rest.item())
+
+
+def test_a_term_of_a_window_is_a_place(data):
+    model = made(data, "SASRec")
+    batch = next(iter(model.batches(1, 16)))
+    with model.evaluating():
+        terms, rows = rowloss.row_terms(model, batch), rowloss.row_losses(model, batch)
+    places = batch["targets"] >= 0
+    assert torch.equal(terms.items, batch["targets"][places])
+    start = 0
+    for row, count in enumerate(places.sum(dim=1).tolist()):
+        mine = terms.losses[start:start + count]
+        assert rows[row].item() == pytest.approx(mine.mean().item(), rel=1e-5)
+        start += count
+
+
+@pytest.mark.parametrize(("name", "params"), [m for m in MODELS if m not in WINDOWS])
+def test_rows_together_are_the_loss(data, name, params):
+    model = made(data, name, **params)
+    batch = next(iter(model.batches(1, 48)))
+    with model.evaluating():
+        loss, rows = model.loss(batch), rowloss.row_losses(model, batch)
+    assert rows.shape == (len(batch["users"]),)
+    whole = rows.sum() if model.sums_loss else rows.mean()
+    assert whole.item() == pytest.approx(loss.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(("name", "params"), MODELS)
@@ -94,3 +132,24 @@ def test_models_without_rows_are_refused_with_the_reason():
     assert rowloss.separable(BPRMF()) is None
     assert "not learned" in str(rowloss.separable(Pop()))
     assert "no sum over the rows" in str(rowloss.separable(member("LightGCN")()))
+    assert rowloss.termwise(member("LightGCN")()) is None
+    assert rowloss.itemwise(BPRMF(order="users")) is None
+    assert "whole histories" in str(rowloss.itemwise(member("MultiVAE")()))
+
+
+WITHOUT = [n for n, k in facts().items() if "gradients" in k["gives"]
+           and "user-separable" not in k["gives"] and k["training"] == "loop"]
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_the_list_of_models_that_have_terms_all_the_same_is_right(name):
+    model = build(recbole_toy.plugin(name), recbole_toy.data(), recbole_toy.CTX)
+    assert isinstance(model, TorchRecommender)
+    batch = next(b for epoch in (1, 2) for b in model.batches(epoch, 64) if len(b["users"]))
+    with model.evaluating():
+        if name not in rowloss.WITH_TERMS:
+            with pytest.raises(PluginError, match="not made of losses of its rows"):
+                rowloss.row_terms(model, batch)
+            return
+        whole = rowloss.row_terms(model, batch).whole()
+        assert whole.item() == pytest.approx(model.loss(batch).item(), rel=1e-4)
