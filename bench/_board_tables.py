@@ -7,6 +7,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bench._board_more import (
+    adaptive,
+    attack_cost,
+    cost,
+    crossed,
+    detection,
+    inference,
+    privacy,
+    worst_cases,
+)
 from bench._board_view import (
     NONE,
     Table,
@@ -18,7 +28,6 @@ from bench._board_view import (
     percent,
     short_labels,
     signed,
-    significant,
 )
 from bench.flags import EXPLAINED, MARKS, Flag
 from bench.leaderboard import Board, Entry, Estimate, Row, Test
@@ -58,8 +67,11 @@ class Builder:
         for dataset in self.board.datasets:
             made += [t for t in (self.accuracy(dataset), self.attacked(dataset, False),
                                  self.attacked(dataset, True), self.exposure(dataset),
-                                 self.fairness(dataset), self.privacy(dataset),
-                                 self.cost(dataset)) if t is not None]
+                                 worst_cases(self, dataset), adaptive(self, dataset),
+                                 crossed(self, dataset), detection(self, dataset),
+                                 self.fairness(dataset), privacy(self, dataset),
+                                 inference(self, dataset), cost(self, dataset),
+                                 attack_cost(self, dataset)) if t is not None]
         return [*made, *([self.threats()] if any(map(self.board.attacks, self.board.datasets))
                          else [])]
 
@@ -273,53 +285,6 @@ class Builder:
                      "users, without attack", headers, rows, kind="fairness",
                      notes=["gap: best minus worst group by their means; the interval is of the "
                             "difference between these two groups, so it may reach below 0"])
-
-    def privacy(self, dataset: str) -> Table | None:
-        """Epsilon and delta asked and spent."""
-        rows = []
-        for row in self.board.live_rows(dataset):
-            clean = self.board.clean(row)
-            spent = [] if clean is None else [c.privacy for c in clean.ok.values() if c.privacy]
-            if not spent or clean is None:
-                continue
-            epsilon = [float(p["epsilon"]) for p in spent if "epsilon" in p]
-            delta = [float(p["delta"]) for p in spent if "delta" in p]
-            asked = clean.first.defense.params.get("epsilon")
-            rows.append([
-                *self.names(row),
-                View(NONE if asked is None else f"{asked:g}"),
-                View(significant(max(epsilon), 4) if epsilon else NONE,
-                     sort=max(epsilon) if epsilon else None,
-                     flags=self.codes(row, None, ("epsilon-differs",))),
-                View(f"{max(delta):g}" if delta else NONE)])
-        if not rows:
-            return None
-        return Table(f"{self.short['dataset'][dataset]}: privacy",
-                     ["model", "defense", "ε asked", "ε spent", "δ"], rows, kind="privacy",
-                     notes=["ε spent: the largest over the seeds"])
-
-    def cost(self, dataset: str) -> Table | None:
-        """Seconds, throughput and memory of the row without attack, averaged over seeds."""
-        columns = (("train s", "train_seconds"), ("train rows/s", "train_samples_per_s"),
-                   ("users scored/s", "score_users_per_s"), ("peak MB", "peak_memory_mb"))
-        rows = []
-        for row in self.board.live_rows(dataset):
-            clean = self.board.clean(row)
-            costs = [] if clean is None else [c.cost for c in clean.ok.values()]
-            if not costs:
-                continue
-            views = self.names(row)
-            for _, key in columns:
-                found = [float(c[key]) for c in costs
-                         if isinstance(c.get(key), (int, float)) and math.isfinite(c[key])]
-                mean = sum(found) / len(found) if found else math.nan
-                views.append(View(significant(mean), sort=mean))
-            devices = dict.fromkeys(str(c.get("device") or NONE) for c in costs)
-            rows.append([*views, View(", ".join(devices))])
-        if not rows:
-            return None
-        return Table(f"{self.short['dataset'][dataset]}: cost without attack, mean over seeds",
-                     ["model", "defense", *(c for c, _ in columns), "device"], rows, kind="cost")
 
     def threats(self) -> Table:
         """Who each attacker is and what he may spend."""

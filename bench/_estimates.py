@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from bench import stats
 from bench._cells import ACCURACY, Cell, Run
-from bench.leaderboard import Board, Entry, Estimate, Gap, Test
+from bench.leaderboard import Board, Entry, Estimate, Gap, Row, Test, WorstCase
 from bench.metrics.exposure import target_hr
 from bench.metrics.groups import compared, gap, worst
 
@@ -80,6 +80,8 @@ def accuracy(board: Board, dataset: str, draws: int) -> None:
             elif n is not None:
                 _gaps(e, values, table, n)
         _compare(table, binary=metric.startswith("hr@"))
+        for row in dict.fromkeys(e.row for e in mine):
+            board.worst_cases[row] = list(_worst_cases(row, table, values))
 
 
 class _Table:
@@ -131,9 +133,41 @@ def _drop(board: Board, e: Entry, table: _Table) -> None:
     e.drop = Estimate(float(stats.relative_drop(before, after)), *ends, len(pairs), basis)
 
 
+def _worst_cases(row: Row, table: _Table, values: _Values) -> Iterator[WorstCase]:
+    """Per family of two or more attacks on accuracy: the least each user is left with."""
+    base = table.at.get((row[2], "none"))
+    families: dict[str, list[int]] = {}
+    for n, e in enumerate(table.entries):
+        threat = e.first.threat
+        if e.row == row and threat.get("goal") == "untargeted" and threat.get("comparable"):
+            families.setdefault(f"{threat.get('stage')}: {threat['comparable']}", []).append(n)
+    for family, members in families.items():
+        if len(members) < 2 or base is None:
+            continue
+        least = table.array[[base, *members]].min(axis=0)  # (seeds, users); NaN where one lacks
+        there = ~np.isnan(least)
+        if not there.any():
+            continue
+        clean = np.where(there, table.array[base], np.nan)
+        worst, before = table.means(np.stack([least, clean]))
+        seeds = {seed: float(np.nanmean(least[k])) for k, seed in enumerate(values.seeds)
+                 if there[k].any()}
+        mean = float(np.mean(list(seeds.values())))
+        clean_mean = float(np.mean([np.nanmean(clean[k]) for k in range(len(clean))
+                                    if there[k].any()]))
+        yield WorstCase(
+            family, tuple(table.entries[n].attack for n in members),
+            Estimate(mean, *stats.interval(worst), len(seeds), "users and seeds"),
+            Estimate(float(stats.relative_drop(clean_mean, mean)),
+                     *stats.interval(stats.relative_drop(before, worst)), len(seeds),
+                     "users and seeds"), seeds)
+
+
 def _compare(table: _Table, binary: bool) -> None:
     """Each attack against none, each defense against none: paired over users."""
     for n, e in enumerate(table.entries):
+        if e.first.threat.get("goal") == "infer":  # it changes nothing that is recommended
+            continue
         for kind, base in (("against_clean", (e.row[2], "none")),
                            ("against_undefended", ("none", e.attack))):
             j = table.at.get(base)

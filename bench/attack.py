@@ -79,6 +79,11 @@ class Attack(Plugin, ABC):
         """The budget in words, for the report."""
         return "none"
 
+    def comparable(self) -> str:
+        """What must be equal for two attacks to be compared as equals: the budget, not the
+        method. The worst case of a family is over the attacks that share it."""
+        return self.budget_text()
+
     def threat_model(self) -> ThreatModel:
         """Who the attacker is with these parameters."""
         return self.threat

@@ -75,6 +75,10 @@ class EmbeddingAttack(Attack):
         static = "" if self.adaptive else ", made on the undefended model"
         return f"{self.norm} row norm at most {self.eps:g}{unit}, {self.tables} vectors{static}"
 
+    def comparable(self) -> str:
+        unit = " median row norms" if self.relative else ""
+        return f"{self.norm} ball of {self.eps:g}{unit}, {self.tables} vectors"
+
     def radii(self, model: TorchRecommender) -> dict[str, float]:
         """The radius of each table under attack, in the declared norm."""
         found = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +48,10 @@ EXPLAINED = {
                    "other seeds: no finding",
     "more-steps-weaker": "more steps do less harm: a sign of gradient masking",
     "larger-eps-weaker": "a larger budget does less harm: the attack is not used up or is broken",
+    "adaptive-weaker": "the adaptive attack does less harm than the static one: it searched "
+                       "badly, and the defense may be weaker than it looks",
+    "dp-bound": "a membership attack is better than the privacy promised allows: the promise, "
+                "or its implementation, is broken",
     "static-only": "only attacks that do not know of the defense were tried; an adaptive one may "
                    "pass it",
     "epsilon-differs": "the privacy spent is not the privacy asked for",
@@ -92,7 +97,7 @@ def _ball(entry: Entry) -> tuple[Any, ...] | None:
     params = entry.first.attack.params
     if any(key not in params for key in BALL) or not params["eps"]:
         return None
-    return tuple(params[key] for key in BALL)
+    return (*(params[key] for key in BALL), params.get("adaptive", True))
 
 
 def _same_ball(board: Board, name: str) -> Iterator[tuple[Entry, Entry]]:
@@ -197,6 +202,39 @@ def _adaptive(entry: Entry) -> bool:
         or bool(entry.first.threat.get("adaptive"))
 
 
+def adaptive_weaker(board: Board) -> Iterator[Flag]:
+    """An attack that knows the defense does less harm than the same attack that does not."""
+    for static, adaptive in board.static_and_adaptive():
+        goal = adaptive.first.threat.get("goal")
+        if goal == "untargeted":
+            mine, other = _pair(board, adaptive, static)
+            if mine > other:
+                yield Flag("adaptive-weaker", adaptive.row, adaptive.attack,
+                           f"{mine:.4g} left against {other:.4g}")
+            continue
+        for metric in adaptive.exposure:
+            if metric in static.exposure:
+                mine, other = adaptive.exposure[metric].mean, static.exposure[metric].mean
+                if mine < other if goal == "push" else mine > other:
+                    yield Flag("adaptive-weaker", adaptive.row, adaptive.attack,
+                               f"{metric} {mine:.4g} against {other:.4g}")
+
+
+def dp_bound(board: Board) -> Iterator[Flag]:
+    """Even the lower end of the true-positive rate lies above e^ε · FPR + δ."""
+    for e in _ran(board):
+        for cell in e.ok.values():
+            epsilon, delta = cell.privacy.get("epsilon"), cell.privacy.get("delta", 0.0)
+            for name, low in cell.privacy.items():
+                found = re.fullmatch(r"mia-tpr@([\d.]+)%fpr-low", name)
+                if found is None or epsilon is None or not math.isfinite(epsilon):
+                    continue
+                bound = math.exp(min(epsilon, 700.0)) * float(found[1]) / 100 + delta
+                if low > bound:
+                    yield Flag("dp-bound", e.row, e.attack, f"TPR of at least {low:.4g} at "
+                               f"{found[1]} % FPR, allowed {bound:.4g} (seed {cell.seed})")
+
+
 def epsilon_differs(board: Board) -> Iterator[Flag]:
     """The defense's epsilon parameter and the epsilon spent differ by more than 1 %."""
     for e in _ran(board):
@@ -275,5 +313,5 @@ def failed(board: Board) -> Iterator[Flag]:
 
 CHECKS: tuple[Check, ...] = (
     weaker_than_noise, pgd_weaker_than_fgsm, noise_floor, more_steps_weaker, larger_eps_weaker,
-    static_only, epsilon_differs, missing_seeds, one_seed, exposure_floor, small_groups, ties,
-    not_above_pop, failed)
+    adaptive_weaker, dp_bound, static_only, epsilon_differs, missing_seeds, one_seed,
+    exposure_floor, small_groups, ties, not_above_pop, failed)

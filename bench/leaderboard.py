@@ -49,6 +49,24 @@ class Gap:
     worst_value: Estimate
 
 
+@dataclass(frozen=True)
+class WorstCase:
+    """Each user at the attack that harms this user most, then averaged, as AutoAttack does for
+    images (Croce and Hein, ICML 2020): over the attacks of equal budget, and no attack.
+
+    Attributes:
+        family: the budget that they share.
+        attacks: their labels.
+        seeds: seed -> the mean over users.
+    """
+
+    family: str
+    attacks: tuple[str, ...]
+    value: Estimate
+    drop: Estimate
+    seeds: dict[int, float]
+
+
 @dataclass
 class Entry:
     """One row and attack, over its seeds."""
@@ -99,6 +117,7 @@ class Board:
     metric: dict[str, str]
     entries: dict[tuple[Row, str], Entry]
     specs: dict[str, dict[str, Spec]]
+    worst_cases: dict[Row, list[WorstCase]] = field(default_factory=dict)
 
     @property
     def datasets(self) -> list[str]:
@@ -124,9 +143,22 @@ class Board:
         return idle
 
     def attacks(self, dataset: str) -> list[str]:
-        """Labels of the attacks tried on the dataset, `none` left out."""
+        """Labels of the attacks tried on the dataset that change what is recommended: `none`,
+        and those that only read (goal infer), left out."""
+        return [a for a in self._tried(dataset) if not self.infers(a)]
+
+    def inferences(self, dataset: str) -> list[str]:
+        """Labels of the attacks that read private facts out of the model."""
+        return [a for a in self._tried(dataset) if self.infers(a)]
+
+    def _tried(self, dataset: str) -> list[str]:
         seen = {a for row, a in self.entries if row[0] == dataset}
         return [a for a, spec in self.specs["attack"].items() if a in seen and spec.name != "none"]
+
+    def infers(self, attack: str) -> bool:
+        """Whether the attack's goal is to infer."""
+        return any(e.first.threat.get("goal") == "infer"
+                   for (_, a), e in self.entries.items() if a == attack)
 
     def clean(self, row: Row) -> Entry | None:
         """The row without attack."""
@@ -152,6 +184,19 @@ class Board:
         found = [e for e in self.of(row) if metric in e.lifts
                  and math.isfinite(e.lifts[metric].mean)]
         return max(found, key=lambda e: e.lifts[metric].mean) if found else None
+
+    def static_and_adaptive(self) -> list[tuple[Entry, Entry]]:
+        """The same attack with the same budget, made without and with knowledge of the defense,
+        in rows that have one."""
+        found: dict[tuple[Row, str, str], dict[bool, Entry]] = {}
+        for e in self.entries.values():
+            params = dict(e.first.attack.params)
+            adaptive = params.pop("adaptive", None)
+            params.pop("tries", None)
+            if e.ok and isinstance(adaptive, bool) and e.first.defense.name != "none":
+                key = (e.row, e.first.attack.name, repr(sorted(params.items())))
+                found.setdefault(key, {})[adaptive] = e
+        return [(pair[False], pair[True]) for pair in found.values() if len(pair) == 2]
 
     def tests(self) -> list[Test]:
         """All tests the report shows: the family of Holm's correction."""

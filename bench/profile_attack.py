@@ -120,6 +120,10 @@ class ProfileAttack(Attack):
         return (f"{self.budget:.1%} fake users, {size}, {self.targets} targets ({self.stratum})"
                 f"{seen}{tries}")
 
+    def comparable(self) -> str:
+        return (f"{self.goal}, {self.budget:.3g} fake users, {self.length} items, {self.targets} "
+                f"targets ({self.stratum})")
+
     def aims(self, data: Dataset, ctx: Context) -> Ints:
         return self.pick(data, ctx)
 

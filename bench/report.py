@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 WIDTH = 100
+FILES_ONLY = ("attack-cost",)  # a line per row and attack: too long for a terminal
 CSV_COLUMNS = (
     "dataset", "model", "defense", "attack", "status", "reason", "seeds_asked", "seeds_ok",
     "metric", "group", "mean", "low", "high", "seed_sd", "basis", "versus", "difference",
@@ -95,6 +96,8 @@ def show(builder: Builder, console: Console | None = None) -> None:
     width = min(WIDTH, to.width)
     to.print(f"\n[bold]{_plain(builder.board.run.name)}[/bold]  {_plain(summary(builder.board))}")
     for table in builder.tables():
+        if table.kind in FILES_ONLY:
+            continue
         for part in _split(table, width):
             to.print(_rich(part))
         for note in table.notes:
@@ -105,7 +108,7 @@ def show(builder: Builder, console: Console | None = None) -> None:
     for line in ABOUT:
         to.print(_plain(line), style="dim", width=width, highlight=False)
     to.print(f"Written: {_plain(str(builder.board.run.path))}/leaderboard.md .csv .tex .html "
-             "(all intervals, tests and plots)", highlight=False)
+             "(all intervals, tests, costs and plots)", highlight=False)
 
 
 def _plain(text: str) -> str:
@@ -271,6 +274,14 @@ def leaderboard_csv(board: Board, flags: list[Flag]) -> str:
                 cells += [""] * 9
             writer.writerow([_exact(c) for c in [*head, metric, group, *cells,
                                                  ";".join(dict.fromkeys(codes))]])
+    for row, cases in board.worst_cases.items():
+        for case in cases:
+            head = [*row, f"worst of {case.family}", "ok", "", len(board.run.seeds),
+                    len(case.seeds)]
+            leading = board.metric[row[0]]
+            for metric, e in ((leading, case.value), (f"{leading}-drop", case.drop)):
+                writer.writerow([_exact(c) for c in [*head, metric, "all", e.mean, e.low, e.high,
+                                                     math.nan, e.basis, *[""] * 10]])
     return out.getvalue()
 
 
@@ -314,6 +325,8 @@ def _csv_rows(board: Board, e: Entry
     for name, key in (("train-seconds", "train_seconds"),
                       ("train-samples-per-s", "train_samples_per_s"),
                       ("score-users-per-s", "score_users_per_s"),
+                      ("attack-seconds", "attack_seconds"), ("queries", "queries"),
+                      ("defense-seconds", "defense_seconds"),
                       ("peak-memory-mb", "peak_memory_mb")):
         found = [float(c.cost[key]) for c in e.ok.values()
                  if isinstance(c.cost.get(key), (int, float))]
@@ -332,6 +345,9 @@ def write_long(board: Board) -> None:
             head = (*entry.row, entry.attack, cell.seed, cell.status)
             rows += [(*head, metric, "all", value)
                      for metric, value in seed_derived(board, entry, cell.seed)]
+    for row, cases in board.worst_cases.items():
+        rows += [(*row, f"worst of {case.family}", seed, "ok", board.metric[row[0]], "all", value)
+                 for case in cases for seed, value in case.seeds.items()]
     columns: dict[str, Any] = {}
     for at, name in enumerate(LONG):
         kind: Any = {"seed": np.int64, "value": np.float64}.get(name, object)

@@ -294,7 +294,7 @@ def test_terminal_fits_100_columns_and_says_everything(printed: str) -> None:
                  "after poisoned training", "target-hr@50", "by group of users", "privacy", "cost",
                  "Threat model",
                  "skipped: pop with none", ": the model exposes no embeddings and no gradients",
-                 "different budgets", "by pgd", "[f] only attacks that do not know"):
+                 "different budgets", "by pgd", "[h] only attacks that do not know"):
         assert text in " ".join(printed.split()).replace("Different", "different"), text
 
 
@@ -336,7 +336,7 @@ def test_a_pipe_gets_100_columns(run: Path, capsys: pytest.CaptureFixture[str]) 
 def test_markdown_tables_are_rectangular(run: Path, printed: str) -> None:
     text = (run / "leaderboard.md").read_text()
     tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.M)
-    assert len(tables) == 9
+    assert len(tables) == 10
     for table in tables:
         widths = {len(re.split(r"(?<!\\)\|", line)) for line in table.splitlines()}
         assert len(widths) == 1, table

@@ -1,0 +1,276 @@
+"""Tables beyond the first ones: the worst case, static against adaptive, every defense against
+every attack, what detectors found, what was inferred, and what it all cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from bench._board_view import (
+    NONE,
+    Table,
+    View,
+    interval,
+    number,
+    percent,
+    signed,
+    significant,
+)
+from bench.leaderboard import Entry, Estimate
+
+if TYPE_CHECKING:
+    from bench._board_tables import Builder
+
+
+def worst_cases(b: Builder, dataset: str) -> Table | None:
+    """Each user at the attack that harms this user most, over attacks of one budget."""
+    rows = []
+    for row in b.board.live_rows(dataset):
+        for case in b.board.worst_cases.get(row, ()):
+            rows.append([*b.names(row), View(case.family),
+                         View(number(case.value.mean), interval(case.value),
+                              percent(-case.drop.mean), sort=case.value.mean),
+                         View(str(len(case.attacks)), full=", ".join(case.attacks),
+                              sort=len(case.attacks))])
+    if not rows:
+        return None
+    name = f"{b.short['dataset'][dataset]}: {b.board.metric[dataset]}"
+    return Table(f"{name} in the worst case over attacks of equal budget, per user",
+                 ["model", "defense", "budget", "worst case", "attacks"], rows, fixed=3,
+                 numeric_from=3, kind="worst-case",
+                 notes=["per user the lowest value over these attacks and none, then the mean: "
+                        "at most the lowest mean of one attack"])
+
+
+def adaptive(b: Builder, dataset: str) -> Table | None:
+    """The same attack made without and with knowledge of the defense, side by side."""
+    rows = []
+    for static, knowing in b.board.static_and_adaptive():
+        if static.row[0] != dataset:
+            continue
+        head = [*b.names(static.row), View(b.short["attack"][knowing.attack], full=knowing.attack)]
+        if knowing.first.threat.get("goal") == "untargeted":
+            pairs = [(b.board.metric[dataset], static.value, knowing.value)]
+        else:
+            pairs = [(f"{m} lift", static.lifts.get(m), knowing.lifts.get(m))
+                     for m in knowing.lifts]
+        for metric, one, other in pairs:
+            if one is not None and other is not None:
+                flags = b.codes(knowing.row, knowing.attack, ("adaptive-weaker",))
+                rows.append([*head, View(metric), _estimate(one), _estimate(other),
+                             View(signed(other.mean - one.mean), sort=other.mean - one.mean,
+                                  flags=flags)])
+    if not rows:
+        return None
+    return Table(f"{b.short['dataset'][dataset]}: static and adaptive attacks on the defended",
+                 ["model", "defense", "attack", "metric", "static", "adaptive", "difference"],
+                 rows, fixed=4, numeric_from=4, kind="adaptive",
+                 notes=["static: made on the undefended model, or without knowing the defense; "
+                        "adaptive: made against the defended pipeline"])
+
+
+def crossed(b: Builder, dataset: str) -> Table | None:
+    """Every defense that was trained with an attack, against every attack."""
+    trained = {row: _trained_against(b, row) for row in b.board.live_rows(dataset)}
+    if not any(trained.values()):
+        return None
+    models = {row[1] for row, names in trained.items() if names}
+    attacks = [a for a in b.board.attacks(dataset)
+               if any((row, a) in b.board.entries and b.board.entries[row, a].ok
+                      for row in trained if row[1] in models)]
+    rows = []
+    for row, names in trained.items():
+        if row[1] not in models or not (names or row[2] == "none"):
+            continue
+        found = [b.board.entries.get((row, a)) for a in attacks]
+        if any(e is not None and e.ok for e in found):
+            rows.append([*b.names(row), View(names or NONE), *(_kept(e, names) for e in found)])
+    if not rows:
+        return None
+    return Table(f"{b.short['dataset'][dataset]}: each defense by the attack it was trained with, "
+                 "under each attack", ["model", "defense", "trained with",
+                                       *(b.short["attack"][a] for a in attacks)], rows, fixed=3,
+                 numeric_from=3, kind="crossed",
+                 notes=[f"share of clean {b.board.metric[dataset]} kept; for attacks with targets "
+                        "the lift of their exposure; (seen) marks the attack trained with"])
+
+
+def _trained_against(b: Builder, row: tuple[str, str, str]) -> str:
+    for (r, _), e in b.board.entries.items():
+        if r == row:
+            for cell in e.ok.values():
+                return str(cell.facts.get("trained_against") or "")
+    return ""
+
+
+def _kept(e: Entry | None, trained: str) -> View:
+    if e is None or not e.ok:
+        return View(NONE)
+    seen = " (seen)" if e.first.attack.name in trained.replace(",", " ").split() else ""
+    if e.first.threat.get("goal") in ("push", "nuke") and e.lifts:
+        lift = next(iter(e.lifts.values()))
+        return View(signed(lift.mean) + seen, interval(lift), sort=lift.mean)
+    if e.drop is None or math.isnan(e.drop.mean):
+        return View(NONE)
+    kept = Estimate(1 - e.drop.mean, 1 - e.drop.high, 1 - e.drop.low)
+    return View(f"{100 * kept.mean:.1f}%{seen}", interval(kept), sort=kept.mean)
+
+
+def _estimate(e: Estimate) -> View:
+    return View(number(e.mean), interval(e), sort=e.mean)
+
+
+DETECTION = (("flagged", "flagged"), ("precision", "precision"), ("recall", "recall"),
+             ("AUC", "auc"), ("genuine flagged", "false_positive_rate"))
+
+
+def detection(b: Builder, dataset: str) -> Table | None:
+    """What detectors found, by the attack that injected the fakes."""
+    rows = []
+    for (row, attack), e in b.board.entries.items():
+        facts = [c.facts.get("defense") or {} for c in e.ok.values()]
+        if row[0] != dataset or not facts or not any("recall" in f for f in facts):
+            continue
+        views = [*b.names(row), View(b.short["attack"].get(attack, attack), full=attack)]
+        views += [_mean([f.get(key) for f in facts]) for _, key in DETECTION]
+        rows.append([*views, _worst_group(facts)])
+    if not rows:
+        return None
+    return Table(f"{b.short['dataset'][dataset]}: what the detectors flagged",
+                 ["model", "defense", "attack", *(name for name, _ in DETECTION),
+                  "worst group flagged"], rows, fixed=3, numeric_from=3, kind="detection",
+                 notes=["genuine flagged: share of genuine users taken for fakes; the last column "
+                        "names the group of users it hits most, and its share"])
+
+
+def _worst_group(facts: Sequence[Any]) -> View:
+    groups: dict[str, list[float]] = {}
+    for f in facts:
+        for group, value in (f.get("false_positive_rate_by_group") or {}).items():
+            if isinstance(value, (int, float)):
+                groups.setdefault(group, []).append(float(value))
+    if not groups:
+        return View(NONE)
+    means = {g: sum(v) / len(v) for g, v in groups.items()}
+    worst = max(means, key=lambda g: means[g])
+    return View(f"{worst}: {number(means[worst], 3)}", sort=means[worst])
+
+
+def _mean(values: Sequence[Any]) -> View:
+    found = [float(v) for v in values if isinstance(v, (int, float))]
+    mean = sum(found) / len(found) if found else math.nan
+    return View(significant(mean), sort=mean)
+
+
+def privacy(b: Builder, dataset: str) -> Table | None:
+    """Epsilon and delta asked and spent."""
+    rows = []
+    for row in b.board.live_rows(dataset):
+        clean = b.board.clean(row)
+        spent = [] if clean is None else [c.privacy for c in clean.ok.values() if c.privacy]
+        if not spent or clean is None:
+            continue
+        epsilon = [float(p["epsilon"]) for p in spent if "epsilon" in p]
+        delta = [float(p["delta"]) for p in spent if "delta" in p]
+        asked = clean.first.defense.params.get("epsilon")
+        rows.append([
+            *b.names(row),
+            View(NONE if asked is None else f"{asked:g}"),
+            View(significant(max(epsilon), 4) if epsilon else NONE,
+                 sort=max(epsilon) if epsilon else None,
+                 flags=b.codes(row, None, ("epsilon-differs",))),
+            View(f"{max(delta):g}" if delta else NONE)])
+    if not rows:
+        return None
+    return Table(f"{b.short['dataset'][dataset]}: privacy",
+                 ["model", "defense", "ε asked", "ε spent", "δ"], rows, kind="privacy",
+                 notes=["ε spent: the largest over the seeds"])
+
+
+def cost(b: Builder, dataset: str) -> Table | None:
+    """Seconds, throughput and memory of the row without attack, averaged over seeds."""
+    columns = (("train s", "train_seconds"), ("defense s", "defense_seconds"),
+               ("train rows/s", "train_samples_per_s"),
+               ("users scored/s", "score_users_per_s"), ("peak MB", "peak_memory_mb"))
+    rows = []
+    for row in b.board.live_rows(dataset):
+        clean = b.board.clean(row)
+        costs = [] if clean is None else [c.cost for c in clean.ok.values()]
+        if not costs:
+            continue
+        views = b.names(row)
+        for _, key in columns:
+            found = [float(c[key]) for c in costs
+                     if isinstance(c.get(key), (int, float)) and math.isfinite(c[key])]
+            mean = sum(found) / len(found) if found else math.nan
+            views.append(View(significant(mean), sort=mean))
+        devices = dict.fromkeys(str(c.get("device") or NONE) for c in costs)
+        rows.append([*views, View(", ".join(devices))])
+    if not rows:
+        return None
+    return Table(f"{b.short['dataset'][dataset]}: cost without attack, mean over seeds",
+                 ["model", "defense", *(c for c, _ in columns), "device"], rows, kind="cost")
+
+
+def inference(b: Builder, dataset: str) -> Table | None:
+    """What attacks on privacy read out of the model."""
+    attacks = b.board.inferences(dataset)
+    found = [(row, a, b.board.entries[row, a]) for row in b.board.live_rows(dataset)
+             for a in attacks if (row, a) in b.board.entries]
+    names = [n for n in dict.fromkeys(k for _, _, e in found for c in e.ok.values()
+                                      for k in c.privacy)
+             if n not in ("epsilon", "delta") and not n.endswith(("-low", "-high"))]
+    if not names:
+        return None
+    rows, notes = [], dict[str, int]()
+    for row, attack, e in found:
+        views = [*b.names(row), View(b.short["attack"][attack], full=attack)]
+        if not e.ok:
+            if e.status != "skipped":
+                rows.append([*views, b.missing(e, notes), *(View(NONE) for _ in names[1:])])
+            continue
+        flags = b.codes(row, attack, ("dp-bound", "missing-seeds"))
+        made = [_inferred(e, name) for name in names]
+        rows.append([*views, View(made[0].text, made[0].interval, sort=made[0].sort, flags=flags),
+                     *made[1:]])
+    if not rows:
+        return None
+    return Table(f"{b.short['dataset'][dataset]}: what can be inferred",
+                 ["model", "defense", "attack", *names], rows, fixed=3, numeric_from=3,
+                 kind="inference",
+                 notes=[*(f"[{n}] {reason}" for reason, n in notes.items()),
+                        "0.5 is chance for an AUC; a floor is what permuted labels give"])
+
+
+def _inferred(e: Entry, name: str) -> View:
+    """The mean over seeds; the interval is the widest of the seeds'."""
+    values = [c.privacy[name] for c in e.ok.values() if isinstance(c.privacy.get(name),
+                                                                   (int, float))]
+    if not values:
+        return View(NONE)
+    ends = [[float(c.privacy[f"{name}-{end}"]) for c in e.ok.values()
+             if isinstance(c.privacy.get(f"{name}-{end}"), (int, float))]
+            for end in ("low", "high")]
+    low, high = (min(ends[0]), max(ends[1])) if all(ends) else (math.nan, math.nan)
+    mean = float(sum(values) / len(values))
+    return View(number(mean), interval(Estimate(mean, low, high)), sort=mean)
+
+
+def attack_cost(b: Builder, dataset: str) -> Table | None:
+    """Seconds, queries and memory of each attack on each row."""
+    columns = (("attack s", "attack_seconds"), ("queries", "queries"),
+               ("train s", "train_seconds"), ("peak MB", "peak_memory_mb"))
+    rows = []
+    for (row, attack), e in b.board.entries.items():
+        if row[0] == dataset and e.ok and e.first.attack.name != "none":
+            rows.append([*b.names(row), View(b.short["attack"][attack], full=attack),
+                         *(_mean([c.cost.get(key) for c in e.ok.values()])
+                           for _, key in columns)])
+    if not rows:
+        return None
+    return Table(f"{b.short['dataset'][dataset]}: cost of each attack, mean over seeds",
+                 ["model", "defense", "attack", *(name for name, _ in columns)], rows, fixed=3,
+                 numeric_from=3, kind="attack-cost",
+                 notes=["attack s: making it, on this row; queries: users whose lists the attack "
+                        "read and rows whose loss it differentiated, of the attacked model"])

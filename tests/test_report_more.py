@@ -1,0 +1,135 @@
+"""Worst cases per user, static against adaptive, the cross-table, detection, inference, cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bench._board_tables import Builder
+from bench._board_view import Table
+from bench._cells import load
+from bench.flags import find
+from bench.leaderboard import Board, build
+from bench.report import leaderboard_csv, report
+from tests.synthetic_run import EMBEDDING, PROFILES, SyntheticRun, spec
+
+NONE = spec("none")
+BALL = {**EMBEDDING, "comparable": "l2 ball of 0.5, both vectors"}
+APR = spec("adversarial-training", eps=0.5)
+
+
+def boarded(run: SyntheticRun) -> tuple[Board, dict[str, Table]]:
+    board = build(load(run.finish()), draws=300)
+    return board, {t.kind: t for t in Builder(board, find(board)).tables()}
+
+
+class Alternating(SyntheticRun):
+    """Attack "odd" harms users with odd numbers alone, "even" the others."""
+
+    def _write(self, head: dict[str, Any], facts: Any, privacy: Any) -> None:
+        super()._write(head, facts, privacy)
+        name, path = head["attack"]["name"], self.folder.users(head["key"])
+        if name in ("odd", "even"):
+            frame = pd.read_parquet(path)
+            harmed = np.arange(len(frame)) % 2 == (name == "odd")
+            frame.loc[harmed, "ndcg@10"] *= 0.5
+            frame.to_parquet(path)
+            cell = self.folder.read(head["key"])
+            assert cell is not None
+            cell["values"] = [["ndcg@10", "all", float(frame["ndcg@10"].mean())]]
+            self.folder.write(cell)
+
+
+def test_the_worst_case_is_per_user_then_averaged(tmp_path: Path) -> None:
+    run = Alternating(tmp_path, groups=False)
+    for attack in (NONE, spec("odd", eps=0.5), spec("even", eps=0.5)):
+        run.add(spec("BPR"), NONE, attack, BALL)
+    run.add(spec("BPR"), NONE, spec("other", eps=9.0), {**EMBEDDING, "comparable": "another ball"})
+    board, tables = boarded(run)
+    (case,) = board.worst_cases["toy", "BPR", "none"]
+    clean = board.entries[("toy", "BPR", "none"), "none"].value
+    assert clean is not None
+    assert case.value.mean == pytest.approx(0.5 * clean.mean)  # every user is halved by one of them
+    assert case.drop.mean == pytest.approx(0.5)
+    assert case.value.low < case.value.mean < case.value.high
+    assert set(case.attacks) == {"odd(eps=0.5)", "even(eps=0.5)"}
+    singles = [e.value.mean for e in board.of(("toy", "BPR", "none")) if e.value is not None]
+    assert case.value.mean < min(singles)  # at most the worst single attack
+    assert len(tables["worst-case"].rows) == 1
+    assert "worst of test-param: l2 ball of 0.5" in leaderboard_csv(board, [])
+    report(tmp_path, draws=50)
+    long = pd.read_parquet(tmp_path / "results.parquet")
+    mine = long[long["attack"].str.startswith("worst of")]
+    assert mine["value"].mean() == pytest.approx(case.value.mean)
+
+
+def test_static_and_adaptive_stand_side_by_side(tmp_path: Path) -> None:
+    run = SyntheticRun(tmp_path, loss=lambda m, d, a: 0.3 if "True" in a else
+                       0.1 if "False" in a else 0.0,
+                       lift=lambda m, d, a: 0.01 if "True" in a else 0.05)
+    for defense in (NONE, APR):
+        run.add(spec("BPR"), defense, NONE)
+        for adaptive in (True, False):
+            run.add(spec("BPR"), defense, spec("pgd", eps=0.5, adaptive=adaptive), BALL)
+            run.add(spec("BPR"), defense, spec("random-profiles", budget=0.1, adaptive=adaptive),
+                    PROFILES)
+    board, tables = boarded(run)
+    table = tables["adaptive"]
+    assert [row[1].text for row in table.rows] == ["adversarial-training"] * 2  # not undefended
+    pgd = table.rows[0]
+    assert pgd[6].sort == pytest.approx(pgd[5].sort - pgd[4].sort)
+    assert pgd[6].sort < 0  # the adaptive attack leaves less
+    weak = [f for f in find(board) if f.code == "adaptive-weaker"]
+    assert [f.attack for f in weak] == ["random-profiles(budget=0.1, adaptive=True)"]
+
+
+def test_each_defense_meets_each_attack(tmp_path: Path) -> None:
+    run = SyntheticRun(tmp_path, loss=lambda m, d, a: 0.0 if a == "none" else
+                       0.05 if d == "adversarial-training" else 0.2)
+    for defense, facts in ((NONE, {}), (APR, {"trained_against": "fgsm"}), (spec("ips"), {})):
+        for attack in (NONE, spec("fgsm", eps=0.5), spec("pgd", eps=0.5)):
+            run.add(spec("BPR"), defense, attack, BALL, facts=facts)
+    _, tables = boarded(run)
+    rows = {row[1].text: [view.text for view in row[2:]] for row in tables["crossed"].rows}
+    assert rows == {"none": ["–", "80.0%", "80.0%"],
+                    "adversarial-training": ["fgsm", "95.0% (seen)", "95.0%"]}
+
+
+def test_what_is_inferred_has_a_table_of_its_own(tmp_path: Path) -> None:
+    infer = {"stage": "output-query", "knowledge": "black", "goal": "infer", "realisable": True}
+    run = SyntheticRun(tmp_path)
+    found = {"mia-auc": 0.7, "mia-auc-low": 0.65, "mia-auc-high": 0.75, "mia-tpr@1%fpr": 0.5,
+             "mia-tpr@1%fpr-low": 0.4, "mia-tpr@1%fpr-high": 0.6}
+    for defense, spent in ((NONE, {}), (spec("dp-sgd", epsilon=1.0),
+                                        {"epsilon": 1.0, "delta": 1e-5})):
+        run.add(spec("BPR"), defense, NONE, privacy=spent)
+        run.add(spec("BPR"), defense, spec("mia"), infer, privacy={**found, **spent})
+    board, tables = boarded(run)
+    table = tables["inference"]
+    assert table.headers[3:] == ["mia-auc", "mia-tpr@1%fpr"]
+    assert table.rows[0][3].text == "0.7000"
+    assert table.rows[0][3].interval == "[0.6500, 0.7500]"
+    assert "mia" not in " ".join(tables["accuracy"].headers)
+    assert "attacked" not in tables  # it changes no recommendation
+    assert not board.tests() or all(t is not board.entries[
+        ("toy", "BPR", "none"), "mia"].against_clean for t in board.tests())
+    broken = [f for f in find(board) if f.code == "dp-bound"]
+    assert [f.row for f in broken] == [("toy", "BPR", "dp-sgd(epsilon=1)")] * 3  # e·0.01 < 0.4
+
+
+def test_detectors_and_costs_have_tables(tmp_path: Path) -> None:
+    facts = {"defense": {"flagged": 9, "precision": 0.5, "recall": 1.0, "auc": 0.99,
+                         "false_positive_rate": 0.02,
+                         "false_positive_rate_by_group": {"gender=F": 0.05, "gender=M": 0.01}}}
+    run = SyntheticRun(tmp_path)
+    run.add(spec("BPR"), spec("pca-filter"), NONE)
+    run.add(spec("BPR"), spec("pca-filter"), spec("random-profiles"), PROFILES, facts=facts)
+    _, tables = boarded(run)
+    (row,) = tables["detection"].rows
+    assert [view.text for view in row[3:]] == ["9", "0.5", "1", "0.99", "0.02", "gender=F: 0.050"]
+    (cost,) = tables["attack-cost"].rows
+    assert [view.text for view in cost[3:]] == ["0.5", "0", "12.5", "512"]
