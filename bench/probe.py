@@ -82,7 +82,8 @@ def probe(features: Any, labels: npt.NDArray[np.object_], ctx: Context, *,
     """Train a fresh classifier to tell the labels from the features, in 5 stratified folds.
 
     Args:
-        features: array or sparse matrix (n, width); brought to unit variance within each training part.
+        features: array or sparse matrix (n, width); each column is brought to unit variance, by
+            the training part alone.
         labels: one class per row, (n,).
         ctx: for folds, permutations and bootstrap, by name.
         name: of these streams: equal names on equal labels give equal folds.

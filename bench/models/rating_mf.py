@@ -40,6 +40,7 @@ class RatingMF(TrainedModel):
     reduction: str = param("mean", "how a batch's losses are put together",
                            choices=("mean", "sum"))
 
+    score_kind: ClassVar[str] = "rating"
     not_separable: ClassVar[str] = ("μ is the mean of all users' ratings; centre: scale takes "
                                     "the middle of the public scale")
 
