@@ -197,7 +197,7 @@ def unlike(share: float = 0.25, seed: int = 0) -> Dataset:
 def test_the_quantity_asked_for_falls(kind, weight):
     """Over all train ratings; a model of one dimension learns the majority's taste first."""
     data = unlike()
-    params = {"epochs": 25, "dim": 1, "patience": 0, "learning_rate": 0.05, "batch_size": 4096}
+    params = {"epochs": 60, "dim": 1, "patience": 0, "learning_rate": 0.05, "batch_size": 4096}
     rows, found = data.train, []
     side = T(sides(data, "gender"))[T(rows.users)]
     if kind == "non-parity":  # the means differ only where one side rates higher
