@@ -13,8 +13,9 @@ from bench import dp
 from bench.accounting import epsilon_of, noise_for
 from bench.api import Context, Dataset, Defense
 from bench.datasets.blocks import Blocks
-from bench.defenses.dp_sgd import DpSgd, _Private
+from bench.defenses.dp_sgd import DpSgd
 from bench.defenses.none import NoDefense
+from bench.dp_steps import PrivateSteps
 from bench.errors import InputError, PluginError
 from bench.models._bprmf import BprRecommender
 from bench.models.base import Batch, build
@@ -189,7 +190,7 @@ def test_neither_noise_nor_clip_is_none_bit_for_bit(data, off):
 def test_rows_of_users_who_are_not_drawn_stay(data, optimizer):
     model = started(data, optimizer=optimizer, learning_rate=0.1, momentum=0.9, weight_decay=0.1)
     loop = Loop(model, DpSgd(noise_multiplier=1.0, sample_rate=0.1))
-    private = _Private(DpSgd(noise_multiplier=1.0, sample_rate=0.1), loop)
+    private = PrivateSteps(DpSgd(noise_multiplier=1.0, sample_rate=0.1), loop)
     rows = dp.UserRows(model, 1)
     coins = model.ctx.torch_stream("dp-users")
     moved = 0
@@ -203,33 +204,31 @@ def test_rows_of_users_who_are_not_drawn_stay(data, optimizer):
     assert moved > 0
 
 
-class Recorder(torch.optim.SGD):
-    """Keeps the gradients it is given."""
-
-    def step(self, closure=None):  # type: ignore[no-untyped-def]
-        self.seen = getattr(self, "seen", [])
-        self.seen.append([p.grad.clone() for p in self.param_groups[0]["params"]])
+def recorded(loop: Loop) -> list[dict[str, Tensor]]:
+    """Filled with the gradients of every step to come."""
+    seen: list[dict[str, Tensor]] = []
+    loop.optimizer.register_step_pre_hook(lambda *_: seen.append(
+        {k: p.grad.clone() for k, p in loop.model.module.named_parameters()}))
+    return seen
 
 
 def test_noise_has_the_stated_size_and_differs_between_steps(data):
     hyper = DpSgd(noise_multiplier=3.0, clip=0.5, sample_rate=0.2)
     model = started(data, bias=True)
     loop = Loop(model, hyper)
-    names = [k for k, _ in model.module.named_parameters()]
-    loop.optimizer = Recorder(model.module.parameters(), lr=0.0)
+    seen = recorded(loop)
     run = hyper.wrap(loop)
     assert run is not None
     for epoch in range(1, 9):
         run(epoch)
-    seen = loop.optimizer.seen
     assert len(seen) == 40
-    items = torch.stack([g[names.index("items.weight")] for g in seen]) * (0.2 * 40)  # (T, m, d)
+    items = torch.stack([g["items.weight"] for g in seen]) * (0.2 * 40)  # (T, m, d)
     noise = items - items.mean(dim=0)  # the signal is at most .5 · 8 over 256 coordinates
     assert float(noise.std()) == pytest.approx(3.0 * 0.5, rel=0.03)
     flat = noise.flatten(1)
     between = torch.corrcoef(flat) - torch.eye(len(flat))
     assert float(between.abs().max()) < 0.35  # 256 numbers: 5 deviations of chance
-    users = torch.stack([g[names.index("users.weight")] for g in seen])
+    users = torch.stack([g["users.weight"] for g in seen])
     absent = users.abs().sum(dim=2) == 0
     assert float(absent.float().mean()) == pytest.approx(0.8, abs=0.05)  # no noise on own rows
 
