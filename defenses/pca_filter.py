@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
 
-from bench.api import Context, Dataset, Defense, param
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from bench.data import Floats
+from bench.api import Context, Dataset, param
+from bench.data import Floats
+from bench.detection import Detector, outlying
+from bench.detection_metrics import Flags
 
 
-class PcaFilter(Defense):
+class PcaFilter(Detector):
     """PCA-VarSelect (Mehta and Nejdl, UMUAI 2009), with a threshold that the data give.
 
     Each user's row over the whole catalogue (ratings, 0 where there is none; 1 and 0 where the
@@ -37,54 +33,13 @@ class PcaFilter(Defense):
     components: int = param(3, "how many eigenvectors a user's score sums over", low=1)
     threshold: float = param(3.5, "robust deviations below the median log score from which a "
                              "user is flagged", above=0)
-    max_share: float = param(0.2, "largest share of users that may be flagged; 0 flags nobody",
-                             low=0, high=1)
 
-    @classmethod
-    def neutral_params(cls) -> dict[str, object]:
-        return {"max_share": 0.0}
+    def suspicion(self, data: Dataset, ctx: Context) -> Floats:
+        return -pca_scores(data, self.components)
 
-    def clean(self, data: Dataset, ctx: Context) -> Dataset:
-        flagged = self.flags(data)
-        return data.without_users(flagged) if flagged.any() else data
-
-    def flags(self, data: Dataset) -> npt.NDArray[np.bool_]:
-        """Who is flagged, (n_users,). Users without train rows never are."""
-        flagged = np.zeros(data.n_users, bool)
-        most = int(self.max_share * data.n_users)
-        scores = pca_scores(data, self.components)
-        known = np.flatnonzero(np.isfinite(scores))
-        if not most or len(known) <= self.components:
-            return flagged
-        logs = np.log(np.maximum(scores[known], 1e-300))
-        middle = np.median(logs)
-        spread = 1.4826 * np.median(np.abs(logs - middle))
-        low = known[logs < middle - self.threshold * spread] if spread > 0 else known[:0]
-        flagged[low[np.argsort(scores[low], kind="stable")[:most]]] = True
-        return flagged
-
-    def facts(self, data: Dataset, cleaned: Dataset) -> dict[str, Any]:
-        """What was flagged, counted with the truth that `clean` does not see.
-
-        precision and recall are None where nobody was flagged, or nobody is fake.
-        false_positives: share of genuine users flagged; by_activity: the same in the least,
-        middle and most active third of genuine users.
-        """
-        had = np.bincount(data.train.users, minlength=data.n_users) > 0
-        has = np.bincount(cleaned.train.users, minlength=data.n_users) > 0
-        flagged = had & ~has
-        fake = np.arange(data.n_users) >= data.n_genuine
-        caught, genuine = int((flagged & fake).sum()), flagged[~fake]
-        order = np.argsort(data.activity, kind="stable")
-        thirds = np.array_split(genuine[order], 3)
-        return {
-            "flagged": int(flagged.sum()),
-            "precision": caught / int(flagged.sum()) if flagged.any() else None,
-            "recall": caught / int(fake.sum()) if fake.any() else None,
-            "false_positives": float(genuine.mean()),
-            "false_positives_by_activity": {
-                name: float(third.mean()) if len(third) else None
-                for name, third in zip(("low", "middle", "high"), thirds, strict=True)}}
+    def doubtful(self, suspicion: Floats) -> Flags:
+        logs = np.log(np.maximum(-suspicion, 1e-300))
+        return outlying(-logs, self.threshold)
 
 
 def pca_scores(data: Dataset, components: int = 3) -> Floats:

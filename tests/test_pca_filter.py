@@ -118,7 +118,8 @@ def test_facts_count_after_the_fact(blocks):
     facts = PcaFilter().facts(poisoned, poisoned.without_users(flagged))
     assert (facts["flagged"], facts["precision"], facts["recall"]) == (4, 0.75, 3 / 8)
     assert facts["false_positives"] == 1 / 80
-    assert sum(v > 0 for v in facts["false_positives_by_activity"].values()) == 1
+    assert facts["false_positives_by_group"]["gender"] == {"F": 1 / 40, "M": 0.0}
+    assert sum(v > 0 for v in facts["false_positives_by_group"]["activity"].values()) == 1
     clean = PcaFilter().facts(blocks, blocks)
     assert (clean["flagged"], clean["precision"], clean["recall"]) == (0, None, None)
 
