@@ -22,6 +22,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
+from torch.nn import functional as F
 from torch.nn.modules.loss import _Loss
 
 from bench.errors import PluginError
@@ -43,6 +44,7 @@ class Terms:
         items: the item predicted, (T,); None where a part is a whole history.
         labels: 1 for a positive, 0 for a negative, (T,); None where every part is a positive.
         sums: whether the loss is the sum of its parts, not their mean.
+        penalties: regularisers of each part, which no weight touches, (T,), or None.
     """
 
     losses: Tensor
@@ -52,11 +54,17 @@ class Terms:
     items: Tensor | None
     labels: Tensor | None
     sums: bool
+    penalties: Tensor | None = None
 
     def whole(self, weights: Tensor | None = None) -> Tensor:
         """The batch's loss; with weights (T,) on its parts, regularisers left as they are."""
         losses = self.losses if weights is None else self.losses * weights
+        losses = losses if self.penalties is None else losses + self.penalties
         return self.rest + (losses.sum() if self.sums or not len(losses) else losses.mean())
+
+    def penalised(self) -> Tensor:
+        """The parts with their own regularisers, (T,)."""
+        return self.losses if self.penalties is None else self.losses + self.penalties
 
     def positive(self) -> Tensor:
         """Which parts are positives, (T,) bool."""
@@ -65,7 +73,7 @@ class Terms:
         return self.labels > 0.5
 
 
-Way = Callable[[TorchRecommender, Batch], Terms]
+Way = Callable[[TorchRecommender, Batch, Tensor | None], Terms]
 
 _COMPARED = 4  # rows on which a fast way must give what one row at a time gives
 _REFUSED = (RuntimeError, ValueError)  # what torch.func, or a model met by an odd batch, raises
@@ -77,7 +85,7 @@ WITH_TERMS = frozenset((
     "bprmf", "AutoInt", "Caser", "CORE", "DCN", "DCNV2", "DGCF", "DIEN", "DIN", "DMF", "DSSM",
     "EulerNet", "FEARec", "FiGNN", "GCSAN", "GRU4RecCPR", "GRU4RecKG", "KGAT", "KGIN", "KSR",
     "KTUP", "LightGCN", "MCCLK", "MKR", "NCL", "NFM", "NGCF", "NNCF", "RippleNet", "SHAN", "SINE",
-    "SpectralCF", "SRGNN", "xDeepFM"))
+    "SpectralCF", "SRGNN", "xDeepFM", "rating-mf"))
 
 
 def separable(model: ModelPlugin) -> str | None:
@@ -107,6 +115,22 @@ def itemwise(model: ModelPlugin) -> str | None:
     return termwise(model)
 
 
+def likely(model: ModelPlugin) -> str | None:
+    """Why exp(−loss) of a term is no probability of that one row under this model, or None."""
+    if getattr(model, "score_kind", "") == "rating":
+        return f"the loss of {model.name} is a squared error, not minus a log-probability"
+    return itemwise(model)
+
+
+def shiftable(model: ModelPlugin) -> str | None:
+    """Why nothing can be added to the scores inside the loss of this model, or None."""
+    from bench.models.recbole import facts
+
+    if model.name != "bprmf" and (model.name not in facts() or model.name == "DCNV2"):
+        return f"{model.name} keeps its scores to itself: its loss is not one of logits"
+    return likely(model)
+
+
 def row_losses(model: TorchRecommender, batch: Batch) -> Tensor:
     """The model's own loss of every row, (B,), differentiable in the parameters.
 
@@ -118,24 +142,28 @@ def row_losses(model: TorchRecommender, batch: Batch) -> Tensor:
     terms = row_terms(model, batch)
     size = len(batch["users"])
     count = torch.bincount(terms.rows, minlength=size).clamp_min(1)  # (B,)
-    losses = terms.losses.new_zeros(size).index_add(0, terms.rows, terms.losses) / count  # (B,)
+    losses = terms.losses.new_zeros(size).index_add(0, terms.rows, terms.penalised()) / count
     return losses + (terms.rest / max(size, 1) if terms.sums else terms.rest)
 
 
-def row_terms(model: TorchRecommender, batch: Batch) -> Terms:
+def row_terms(model: TorchRecommender, batch: Batch, shift: Tensor | None = None) -> Terms:
     """The parts of this batch's loss, for models that `termwise` does not refuse.
 
     A model with a method `row_losses(batch)`, of shape (B,), is asked; of others the loss module
     is listened to; where there is none, batches of one row are evaluated.
 
+    Args:
+        shift: added to the scores of the items inside the loss, (n_items,), where `shiftable`
+            does not refuse: the loss as if the model scored so.
+
     Raises:
-        PluginError: the loss is not made of losses of rows.
+        PluginError: the loss is not made of losses of rows, or its scores cannot be shifted.
     """
     with _counts_kept(model):
         if not len(batch["users"]):  # a batch of another kind, as triples of a knowledge graph
             whole = model.batch_loss(batch).reshape(())
             return _terms(model, batch, whole.new_zeros(0), whole)
-        return _way(model, batch)(model, batch)
+        return _way(model, batch)(model, batch, shift)
 
 
 @contextlib.contextmanager
@@ -159,32 +187,38 @@ def _terms(model: TorchRecommender, batch: Batch, losses: Tensor,
                  batch.get("items"), batch.get("labels"), model.sums_loss)
 
 
-def declared(model: TorchRecommender, batch: Batch) -> Terms:
-    """What the model itself says. A subclass may have changed the loss and not this."""
+def declared(model: TorchRecommender, batch: Batch, shift: Tensor | None = None) -> Terms:
+    """What the model itself says: by `row_parts(batch, shift)`, losses and penalties of rows,
+    or by `row_losses(batch)`. A subclass may have changed the loss and not these."""
+    parts = getattr(model, "row_parts", None)
+    if parts is not None:
+        losses, penalties = parts(batch, shift)  # (B,), (B,) or None
+        return replace(_terms(model, batch, losses), penalties=penalties)
+    _unshifted(shift)
     own = getattr(model, "row_losses", None)
     if own is None:
         raise RuntimeError("the model has no method row_losses")
     return _terms(model, batch, own(batch))
 
 
-def captured(model: TorchRecommender, batch: Batch) -> Terms:
+def captured(model: TorchRecommender, batch: Batch, shift: Tensor | None = None) -> Terms:
     """Listens to the one loss module of the model while it computes the loss of the batch.
 
     Raises:
         RuntimeError: there is no such module, or what it gives is not one number per row.
     """
-    terms, _, whole = _listen(model, batch)
-    return replace(terms, rest=whole - terms.whole())
+    module, arguments, mean, whole = _listen(model, batch)
+    if shift is not None:
+        arguments = _shifted(module, arguments, batch, shift)
+    return replace(_heard(model, batch, module, arguments), rest=whole - mean)
 
 
-def _listen(model: TorchRecommender, batch: Batch) -> tuple[Terms, Tensor, Tensor]:
-    """The terms without rest, the scalar that the loss module made of them, the batch's loss."""
-    heard: list[tuple[Tensor, Tensor]] = []
-
-    def listen(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        heard.append((vmap(module.forward)(*arguments), output))
-
-    hooks = [m.register_forward_hook(listen) for m in model.module.modules() if _is_mean(m)]
+def _listen(model: TorchRecommender, batch: Batch
+            ) -> tuple[nn.Module, tuple[Tensor, ...], Tensor, Tensor]:
+    """The loss module, what it was given, the mean that it made of it, and the batch's loss."""
+    heard: list[tuple[nn.Module, tuple[Tensor, ...], Tensor]] = []
+    hooks = [m.register_forward_hook(lambda *call: heard.append(call))
+             for m in model.module.modules() if _is_mean(m)]
     try:
         whole = model.batch_loss(batch).reshape(())
     finally:
@@ -192,7 +226,13 @@ def _listen(model: TorchRecommender, batch: Batch) -> tuple[Terms, Tensor, Tenso
             hook.remove()
     if len(heard) != 1:
         raise RuntimeError(f"{len(heard)} calls of a loss module")
-    losses, mean = heard[0][0].flatten(), heard[0][1]  # (T,), ()
+    return *heard[0], whole
+
+
+def _heard(model: TorchRecommender, batch: Batch, module: nn.Module,
+           arguments: tuple[Tensor, ...]) -> Terms:
+    """The terms that the loss module takes the mean of; what is beside it left out."""
+    losses: Tensor = vmap(module.forward)(*arguments).flatten()  # (T,)
     terms = _terms(model, batch, losses)
     if "targets" in batch:
         places = batch["targets"] >= 0  # (B, L)
@@ -201,7 +241,26 @@ def _listen(model: TorchRecommender, batch: Batch) -> tuple[Terms, Tensor, Tenso
                         items=batch["targets"][places])
     if losses.shape != terms.rows.shape:
         raise RuntimeError(f"{len(losses)} losses for {len(terms.rows)} rows")
-    return terms, mean, whole
+    return terms
+
+
+def _shifted(module: nn.Module, arguments: tuple[Tensor, ...], batch: Batch,
+             shift: Tensor) -> tuple[Tensor, ...]:
+    """What the loss module would be given if every item scored `shift` (n_items,) more."""
+    scores, other = arguments[0], arguments[1]
+    if isinstance(module, nn.CrossEntropyLoss):  # (T, columns): RecBole pads in front, masks last
+        return scores + F.pad(shift, (1, scores.shape[1] - 1 - len(shift))), other
+    own = shift[batch["items"]].reshape(scores.shape)
+    if isinstance(module, nn.BCEWithLogitsLoss):
+        return scores + own, other
+    if not isinstance(module, _Loss):  # BPR: scores of positives and of negatives
+        return scores + own, other + shift[batch["negatives"]].reshape(other.shape)
+    raise PluginError(f"nothing can be added to the scores inside a {type(module).__name__}")
+
+
+def _unshifted(shift: Tensor | None) -> None:
+    if shift is not None:
+        raise PluginError("the model keeps its scores to itself, so that nothing can be added")
 
 
 def _is_mean(module: nn.Module) -> bool:
@@ -212,16 +271,19 @@ def _is_mean(module: nn.Module) -> bool:
     return kind.__name__ == "BPRLoss" and kind.__module__.startswith("recbole.")
 
 
-def vectorised(model: TorchRecommender, batch: Batch) -> Terms:
+def vectorised(model: TorchRecommender, batch: Batch, shift: Tensor | None = None) -> Terms:
     """The loss of batches of one row, all at once by torch.func."""
+    _unshifted(shift)
+
     def one(row: dict[str, Tensor]) -> Tensor:
         return model.batch_loss({k: v.unsqueeze(0) for k, v in row.items()})
 
     return _terms(model, batch, vmap(one, randomness="different")(dict(batch)))
 
 
-def one_by_one(model: TorchRecommender, batch: Batch) -> Terms:
+def one_by_one(model: TorchRecommender, batch: Batch, shift: Tensor | None = None) -> Terms:
     """The loss of batches of one row, one after another: the reference, right and slow."""
+    _unshifted(shift)
     losses = []
     for n in range(len(batch["users"])):
         with _counts_kept(model):  # each row sees the annealing weight that the batch sees
@@ -237,7 +299,8 @@ def _way(model: TorchRecommender, batch: Batch) -> Way:
     known = _ways.setdefault(model, {})
     kind = frozenset(batch)
     if kind not in known:
-        with model.evaluating(), model.ctx.seeded("row-losses"), _counts_kept(model):
+        with model.evaluating(), model.ctx.seeded("row-losses"), _counts_kept(model), \
+                torch.enable_grad():
             known[kind] = _choose(model, {k: v[:_COMPARED] for k, v in batch.items()})
     return known[kind]
 
@@ -248,7 +311,7 @@ def _choose(model: TorchRecommender, few: Batch) -> Way:
             return captured
     except _REFUSED:
         pass
-    if hasattr(model, "row_losses") or separable(model.hyper) is None:
+    if hasattr(model, "row_losses") or termwise(model.hyper) is None:
         weights = [p for p in model.module.parameters() if p.requires_grad]
         alone = one_by_one(model, few).losses
         slopes = _slopes(alone, weights)
@@ -257,8 +320,9 @@ def _choose(model: TorchRecommender, few: Batch) -> Way:
                 tried = way(model, few)
             except _REFUSED:
                 continue
-            if _close([tried.losses, tried.whole()], [alone, model.batch_loss(few)]) and \
-                    _close(_slopes(tried.losses, weights), slopes):
+            rows = tried.penalised()
+            if _close([rows, tried.whole()], [alone, model.batch_loss(few)]) and \
+                    _close(_slopes(rows, weights), slopes):
                 return way
     raise PluginError("the model's loss of a batch is not made of losses of its rows, so that no "
                       "row can be weighed or dropped")
@@ -267,11 +331,15 @@ def _choose(model: TorchRecommender, few: Batch) -> Way:
 def _heard_right(model: TorchRecommender, few: Batch) -> bool:
     """A term is the same in other company, their mean is what the loss module gave, and that
     enters the batch's loss as it is."""
-    terms, mean, whole = _listen(model, few)
-    pairs = [{k: v[n:n + 2] for k, v in few.items()} for n in range(0, len(few["users"]), 2)]
-    again = torch.cat([_listen(model, pair)[0].losses for pair in pairs])
+    module, arguments, mean, whole = _listen(model, few)
+    terms = _heard(model, few, module, arguments)
+    again = []
+    for n in range(0, len(few["users"]), 2):
+        pair = {k: v[n:n + 2] for k, v in few.items()}
+        again.append(_heard(model, pair, *_listen(model, pair)[:2]).losses)
     slope, = torch.autograd.grad(whole, mean)
-    return _close([terms.losses, terms.whole()], [again, mean]) and bool((slope == 1).all())
+    return _close([terms.losses, terms.whole()], [torch.cat(again), mean]) and \
+        bool((slope == 1).all())
 
 
 def _slopes(losses: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import recbole_toy
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench import rowloss
 from bench.api import Context, Dataset
@@ -102,6 +102,57 @@ def test_each_row_has_the_loss_of_a_batch_of_its_own(data, name, params):
                              for n in range(len(batch["users"]))])
     assert torch.allclose(rows, alone, rtol=1e-4, atol=1e-6)
     assert rows.std() > 0
+
+
+@pytest.mark.parametrize(("name", "params"), [
+    ("bprmf", {"bias": True, "l2": 0.1}), ("BPR", {}), ("NeuMF", {}), ("LightGCN", {})])
+def test_shifted_scores_give_the_loss_of_a_model_that_scores_so(data, name, params):
+    model = made(data, name, **params)
+    batch = next(iter(model.batches(1, 48)))
+    shift = torch.linspace(-1, 2, data.n_items)
+    with model.evaluating(), torch.no_grad():
+        moved = rowloss.row_terms(model, batch, shift)
+        scores = model.scores(batch["users"]).double()
+        if "labels" in batch:
+            scores = torch.logit(scores)  # NeuMF scores by probability
+    scores = scores + shift  # (B, n_items)
+    own = scores.gather(1, batch["items"][:, None])[:, 0]
+    if "labels" in batch:
+        right = nn.functional.binary_cross_entropy_with_logits(
+            own, batch["labels"].double(), reduction="none")
+    else:
+        right = nn.functional.softplus(scores.gather(1, batch["negatives"][:, None])[:, 0] - own)
+    assert torch.allclose(moved.losses.double(), right, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", ["windows", "prefixes"])
+def test_shifted_scores_of_a_softmax(data, rows):
+    model = made(data, "SASRec", rows=rows)
+    batch = {k: v[:1].expand(data.n_items, *v.shape[1:]).clone()
+             for k, v in next(iter(model.batches(1, 48))).items()}  # one row, every item as target
+    everything = torch.arange(data.n_items)
+    batch["items"] = everything
+    if rows == "windows":
+        batch["targets"][:] = -1
+        batch["targets"][:, 0] = everything
+    shift = torch.linspace(-1, 2, data.n_items)
+    with model.evaluating(), torch.no_grad():
+        plain = rowloss.row_terms(model, batch).losses
+        moved = rowloss.row_terms(model, batch, shift).losses
+    chance = plain.double().neg().exp()  # of each item; what is left is the padding's
+    whole = (chance * shift.double().exp()).sum() + 1 - chance.sum()
+    right = -(chance * shift.double().exp() / whole).log()
+    assert torch.allclose(moved.double(), right, rtol=1e-4)
+
+
+def test_scores_that_a_model_keeps_to_itself_are_not_shifted(data):
+    for name, reason in (("DCNV2", "keeps its scores"), ("MultiVAE", "whole histories"),
+                         ("SASRec", None), ("LightGCN", None)):
+        found = rowloss.shiftable(member(name)())
+        assert (reason in found) if reason else found is None
+    model = made(data, "DCNV2")
+    with pytest.raises(PluginError, match="nothing can be added"):
+        rowloss.row_terms(model, next(iter(model.batches(1, 16))), torch.zeros(data.n_items))
 
 
 class Squared(BprRecommender):

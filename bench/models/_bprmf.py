@@ -51,17 +51,25 @@ class BprRecommender(TorchRecommender):
         return losses.sum() if self.hyper.reduction == "sum" else losses.mean()
 
     def row_losses(self, batch: Batch) -> Tensor:
-        """The loss of each row, (B,)."""
+        """The loss of each row, its penalty included: (B,)."""
+        losses, penalties = self.row_parts(batch)
+        return losses if penalties is None else losses + penalties
+
+    def row_parts(self, batch: Batch, shift: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """The ranking loss of each row and its L2 penalty, (B,) each; with `shift` (n_items,)
+        added to the scores of the items."""
         m = self.module
         p = m.users(batch["users"])  # (B, d)
         q_i, q_j = m.items(batch["items"]), m.items(batch["negatives"])  # (B, d) each
         margin = (p * (q_i - q_j)).sum(dim=1)  # (B,)
         if m.bias is not None:
             margin = margin + m.bias[batch["items"]] - m.bias[batch["negatives"]]
+        if shift is not None:
+            margin = margin + shift[batch["items"]] - shift[batch["negatives"]]
         losses = F.softplus(-margin)
-        if self.hyper.l2:
-            losses = losses + 0.5 * self.hyper.l2 * (p**2 + q_i**2 + q_j**2).sum(dim=1)
-        return losses
+        if not self.hyper.l2:
+            return losses, None
+        return losses, 0.5 * self.hyper.l2 * (p**2 + q_i**2 + q_j**2).sum(dim=1)
 
     def batches(self, epoch: int, size: int, source: str = "train") -> Iterator[Batch]:
         if source not in self._rows:
