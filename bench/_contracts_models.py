@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
+from bench.data import Interactions
 from bench.plugin import Plugin
 from bench.testing import Skip, require
 
@@ -14,7 +17,8 @@ if TYPE_CHECKING:
     from bench._contracts_lab import Lab
     from bench.models.base import Recommender, TorchRecommender
 
-GIVES = frozenset({"gradients", "embeddings", "histories", "user-separable"})
+GIVES = frozenset({"gradients", "embeddings", "histories", "ratings", "dislikes",
+                   "user-separable"})
 
 # Models that are floors. The check makes sure that they stay so.
 FLOORS = {"pop": "it is the floor itself", "random": "it has learned nothing"}
@@ -22,7 +26,8 @@ FLOORS = {"pop": "it is the floor itself", "random": "it has learned nothing"}
 
 def checks(cls: type[Plugin]) -> list[Callable[[Lab], None]]:
     return [scores, beats_pop, save_and_load, sees_no_future, gives_known, gives_gradients,
-            gives_embeddings, gives_histories, gives_user_separable]
+            gives_embeddings, gives_histories, gives_ratings, gives_dislikes,
+            gives_user_separable]
 
 
 def fitted(lab: Lab) -> Recommender:
@@ -206,6 +211,57 @@ def gives_histories(lab: Lab) -> None:
     else:
         require(same, "its scores depend on the split, and it does not promise histories",
                 "add \"histories\" to gives: attacks on histories would pass it by otherwise")
+
+
+def gives_ratings(lab: Lab) -> None:
+    """Ratings are read exactly where that is promised, and low ones count against an item."""
+    from bench._contracts_lab import all_scores, fit
+
+    model, data = fitted(lab), lab.data()
+    rows, item = data.train, int(data.popularity.argmax())
+    assert rows.ratings is not None
+    if "ratings" not in lab.plugin().gives:
+        other = dataclasses.replace(rows, ratings=6 - rows.ratings)
+        require(torch.equal(all_scores(model), all_scores(fit(
+            lab.plugin(), data.replace(train=other)))),
+            "its scores depend on ratings, and it does not promise them",
+            "add \"ratings\" to gives: attacks by low ratings would pass it by otherwise")
+        return
+    low = dataclasses.replace(rows, ratings=np.where(rows.items == item, 1.0, rows.ratings))
+    before = float(all_scores(model)[:, item].mean())
+    after = float(all_scores(fit(lab.plugin(), data.replace(train=low)))[:, item].mean())
+    require(after < before, f"an item that all of its users rate lowest scores {after:.4g}, with "
+            f"their own ratings {before:.4g}: it promises ratings",
+            "let low ratings count against an item, or take the promise out of `gives`")
+
+
+def gives_dislikes(lab: Lab) -> None:
+    """Rows labelled as disliked are read exactly where that is promised, and count against an
+    item. What promises ratings reads those rows too."""
+    from bench._contracts_lab import all_scores, fit, refuse
+
+    data = lab.data()
+    parts = {split: dataclasses.replace(rows, labels=np.ones(len(rows), np.int8))
+             for split in ("train", "valid", "test") for rows in [getattr(data, split)]}
+    liked = data.replace(threshold=1.0, **parts)
+    refuse(lab.plugin().unfit(liked))
+    item = int(data.popularity.argmax())
+    others = np.setdiff1d(np.arange(data.n_users), np.concatenate(
+        [rows.users[rows.items == item] for rows in parts.values()]))
+    train = parts["train"].plus(Interactions(
+        others, np.full(len(others), item), np.ones(len(others)), np.zeros(len(others)),
+        np.zeros(len(others), np.int8)))
+    before = all_scores(fit(lab.plugin(), liked))
+    after = all_scores(fit(lab.plugin(), liked.replace(train=train)))
+    if not {"dislikes", "ratings"} & lab.plugin().gives:
+        require(torch.equal(before, after),
+                "its scores depend on disliked rows, and it does not promise that",
+                "learn from data.train.positives(), or add \"dislikes\" to gives")
+        return
+    was, now = float(before[:, item].mean()), float(after[:, item].mean())
+    require(now < was, f"an item that everybody else dislikes scores {now:.4g}, without those rows "
+            f"{was:.4g}: it promises to read them",
+            "let disliked rows count against an item, or take the promise out of `gives`")
 
 
 def gives_user_separable(lab: Lab) -> None:

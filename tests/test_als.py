@@ -19,6 +19,7 @@ from bench.errors import TrainingError
 from bench.models._als import AlsRecommender
 from bench.models.als import ALS
 from bench.models.base import build
+from bench.testing import Check, contracts
 
 CTX = Context(0)
 MODES = [{"alpha": None}, {"alpha": None, "weighted": True}, {"alpha": 3.0},
@@ -176,3 +177,10 @@ def test_defenses_of_gradient_training_are_turned_away(blocks: Dataset) -> None:
         assert "gradient" in str(defense.unfit(ALS(), blocks))
         with pytest.raises(TrainingError, match="als has none"):
             build(ALS(), blocks, CTX).fit(defense, lambda event: None)
+
+
+@pytest.mark.parametrize("check", [c for c in contracts("models", ALS, params={
+    "dim": 8, "iterations": 5, "reg": 1.0, "feedback": "explicit"})
+    if c.name in ("gives-ratings", "gives-dislikes", "gives-known", "save-and-load")], ids=str)
+def test_from_ratings_it_is_what_it_says(check: Check) -> None:
+    check.run()

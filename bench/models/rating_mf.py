@@ -46,7 +46,7 @@ class RatingMF(TrainedModel):
 
     @property
     def gives(self) -> frozenset[str]:
-        given = {"embeddings", "gradients"}
+        given = {"embeddings", "gradients", "ratings"}
         return frozenset(given if self.centre == "mean" else given | {"user-separable"})
 
     def unfit(self, data: Dataset) -> str | None:

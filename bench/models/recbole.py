@@ -73,7 +73,8 @@ class RecBoleModel(ModelPlugin):
 
     @property
     def gives(self) -> frozenset[str]:
-        return frozenset(facts()[self.model]["gives"])
+        known = facts()[self.model]  # models of single points take the labels that the data has
+        return frozenset([*known["gives"], *(["dislikes"] if known["input"] == "points" else [])])
 
     def unfit(self, data: Dataset) -> str | None:
         return _unfit(self, data)
