@@ -55,7 +55,8 @@ def test_every_check_has_a_plugin_that_breaks_it() -> None:
     registry = Registry()
     names = {check.name for kind, name in (
         ("datasets", "blocks"), ("models", "bprmf"), ("attacks", "pgd"),
-        ("attacks", "random-profiles"), ("defenses", "pca-filter"), ("defenses", "dp-sgd"),
+        ("attacks", "random-profiles"), ("attacks", "rev-adv-profiles"),
+        ("defenses", "pca-filter"), ("defenses", "dp-sgd"),
         ("defenses", "adversarial-training"))
         for check in contracts(kind, registry.get(kind, name), registry=registry)}
     assert broken <= names
