@@ -128,35 +128,97 @@ class Detector(Defense):
                 **({} if verdict is None else verdict.notes)}
 
 
-class TrainedDetector(Detector):
-    """A detector that learns from examples. Authors write `judge` in place of `suspicion`.
+class OwnFakes(Defense):
+    """Base of defenses that learn from labelled users.
 
     A defender has no labels. It makes its own: it attacks its own copy of the data, which may be
-    poisoned already, with the attacks named in `trained_on`, and takes everybody else for
-    genuine. It does so in `folds` campaigns, each with targets and fillers of its own, from
-    streams that no attacker draws from: own fakes of one campaign are judged by what was learned
-    from the others, as an attacker's targets are not known either. The cut is where own fakes
-    are told from received users best, a false alarm costing `false_alarm_cost` times a miss
-    (`best_cut`); no true number of fakes enters.
+    poisoned already, with the attacks named in `trained_on`. It does so in campaigns, each with
+    targets and fillers of its own, from streams that no attacker draws from.
 
-    A detector trained on the very attack it then meets shows nothing (CATALOGUE J11): the report
-    says `trained_on_evaluated_attack: true` there. List several detectors with different
-    `trained_on`, and read each attack by those that were trained on others.
+    What is trained on the very attack it then meets shows nothing (CATALOGUE J11): the report
+    says `trained_on_evaluated_attack: true` there. List several with different `trained_on`, and
+    read each attack by those that were trained on others.
     """
 
     trained_on: str = param("random-profiles,bandwagon-profiles", "the attacks that make its "
                             "own fakes, with their default parameters, joined by commas")
     train_budget: float = param(0.2, "own fakes as a share of users, all attacks together",
                                 above=0, high=1)
-    false_alarm_cost: float = param(5.0, "how many missed own fakes one false alarm outweighs, "
-                                    "both as shares", above=0)
-    folds: int = param(5, "campaigns of own fakes, and parts of the users, each judged by what "
-                       "was learned from the others", low=2)
     reads_ratings: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in self.families():
             family(name)
+
+    def families(self) -> tuple[str, ...]:
+        """The names in `trained_on`."""
+        names = tuple(dict.fromkeys(self.trained_on.replace(",", " ").split()))
+        if not names:
+            raise InputError(f"{self.name} needs an attack to be trained on", key="trained_on",
+                             hint="trained_on: random-profiles,bandwagon-profiles")
+        return names
+
+    def trained_against(self) -> str | None:
+        return ", ".join(self.families())
+
+    def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
+        for name in self.families():
+            reason = family(name).from_params({}).unfit(model, data)
+            if reason is not None:
+                return f"{self.name} cannot make fakes of its own by {name}: {reason}"
+        return None
+
+    def trained_on_attack(self, attack: str, ratings: bool) -> bool:
+        """Whether an attack of this name is among those trained on, or makes the same rows where
+        nobody reads `ratings`."""
+        names = set(self.families())
+        return attack in names or (not ratings and any(attack in same and names & same
+                                                       for same in SAME_ITEMS))
+
+    def sees_ratings(self, model: Recommender) -> bool:
+        """Whether what it learns depends on the ratings of the data that this model is of."""
+        return self.reads_ratings and model.data.train.ratings is not None
+
+    def served_facts(self, model: Recommender) -> dict[str, Any]:
+        attack = getattr(model.intruder, "name", None)
+        if attack is None or self.params() == {**self.params(), **(self.neutral_params() or {})}:
+            return {}
+        seen = self.trained_on_attack(attack, self.sees_ratings(model))
+        return {"trained_on_evaluated_attack": seen}
+
+    @final
+    def with_own_fakes(self, data: Dataset, campaigns: int,
+                       ctx: Context) -> tuple[Dataset, Ints]:
+        """The train rows with those of own fakes after all others, without a sign of who they
+        are; and the campaign of each, -1 for received users, (n_users,)."""
+        received = grown = nameless(data)
+        campaign = [np.full(data.n_users, -1, np.int64)]
+        share = self.train_budget / len(self.families()) / campaigns
+        for name in self.families():
+            for number in range(campaigns):
+                apart = Context(ctx.number("own fakes", name, number))  # no stream of an attacker
+                poisoned = family(name).from_params({"budget": share}).poison(received, apart)
+                made = poisoned.train[poisoned.train.users >= data.n_users]
+                fresh = dataclasses.replace(made, users=made.users - data.n_users, labels=None)
+                grown = grown.with_fakes(fresh, poisoned.n_fake)
+                campaign.append(np.full(poisoned.n_fake, number))
+        return nameless(grown), np.concatenate(campaign)
+
+
+class TrainedDetector(OwnFakes, Detector):
+    """A detector that learns from examples. Authors write `judge` in place of `suspicion`.
+
+    The examples are fakes of its own (see `OwnFakes`), in `folds` campaigns: own fakes of one
+    are judged by what was learned from the others, as an attacker's targets are not known either.
+    Everybody else is taken for genuine. The cut is where own fakes are told from received users
+    best, a false alarm costing `false_alarm_cost` times a miss (`best_cut`); no true number of
+    fakes enters.
+    """
+
+    false_alarm_cost: float = param(5.0, "how many missed own fakes one false alarm outweighs, "
+                                    "both as shares", above=0)
+    folds: int = param(5, "campaigns of own fakes, and parts of the users, each judged by what "
+                       "was learned from the others", low=2)
 
     @abstractmethod
     def judge(self, data: Dataset, campaign: Ints, ctx: Context) -> Floats:
@@ -168,47 +230,13 @@ class TrainedDetector(Detector):
             ctx: for randomness, by name; `ctx.notes` takes facts for the report.
         """
 
-    def families(self) -> tuple[str, ...]:
-        """The names in `trained_on`."""
-        names = tuple(dict.fromkeys(n for n in self.trained_on.replace(",", " ").split() if n))
-        if not names:
-            raise InputError(f"{self.name} needs an attack to be trained on", key="trained_on",
-                             hint="trained_on: random-profiles,bandwagon-profiles")
-        return names
-
-    def trained_against(self) -> str | None:
-        return ", ".join(self.families())
-
-    def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
-        for name in self.families():
-            attack = family(name).from_params({})
-            reason = attack.unfit(model, data)
-            if reason is not None:
-                return f"{self.name} cannot make fakes of its own by {name}: {reason}"
-        return None
-
-    def trained_on_attack(self, attack: str, explicit: bool) -> bool:
-        """Whether an attack of this name is among those trained on, or makes the same rows as
-        far as this detector can see."""
-        blind = not (explicit and self.reads_ratings)
-        names = set(self.families())
-        return attack in names or (blind and any(attack in same and names & same
-                                                 for same in SAME_ITEMS))
-
-    def served_facts(self, model: Recommender) -> dict[str, Any]:
-        attack = getattr(model.intruder, "name", None)
-        if attack is None or not int(self.max_share * model.data.n_users):
-            return {}
-        explicit = model.data.train.ratings is not None
-        return {"trained_on_evaluated_attack": self.trained_on_attack(attack, explicit)}
-
     @final
     def suspicion(self, data: Dataset, ctx: Context) -> Floats:
         return self.examine(data, ctx)[0]
 
     @final
     def examine(self, data: Dataset, ctx: Context) -> tuple[Floats, Flags, dict[str, Any]]:
-        labelled, campaign = self.with_own_fakes(data, ctx)
+        labelled, campaign = self.with_own_fakes(data, self.folds, ctx)
         fake = campaign >= 0
         found = _checked(self, self.judge(labelled, campaign, ctx), labelled.n_users)
         known = np.isfinite(found)
@@ -217,23 +245,6 @@ class TrainedDetector(Detector):
         above = np.isfinite(received) & (np.nan_to_num(received, nan=-np.inf) >= cut)
         return received, above, {"trained_on": list(self.families()),
                                  "own_fakes": int(fake.sum()), "own_auc": auc(found, fake)}
-
-    @final
-    def with_own_fakes(self, data: Dataset, ctx: Context) -> tuple[Dataset, Ints]:
-        """The data with the own fakes after all others, without a sign of who they are; and the
-        campaign of each, -1 for received users, (n_users,)."""
-        grown, campaigns = data, [np.full(data.n_users, -1, np.int64)]
-        for name in self.families():
-            share = self.train_budget / len(self.families()) / self.folds
-            for number in range(self.folds):
-                apart = Context(ctx.number("own fakes", name, number))  # no stream of an attacker
-                poisoned = family(name).from_params({"budget": share}).poison(data, apart)
-                made = poisoned.train[poisoned.train.users >= data.n_users]
-                fresh = dataclasses.replace(made, users=made.users - data.n_users, labels=None)
-                n_made = poisoned.n_users - data.n_users
-                grown = grown.with_fakes(fresh, n_made)
-                campaigns.append(np.full(n_made, number))
-        return nameless(grown), np.concatenate(campaigns)
 
 
 def outlying(values: Floats, deviations: float) -> Flags:
