@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -61,31 +60,17 @@ class PGD(EmbeddingAttack):
 
     def delta(self, model: TorchRecommender, radii: Mapping[str, float], data: Dataset,
               ctx: Context) -> dict[str, Tensor]:
-        import torch
+        from bench.perturb import attack_batches, climb, steepest, uniform_in_ball
 
-        from bench.perturb import (
-            attack_batches,
-            gradient,
-            mean_loss,
-            project,
-            steepest,
-            uniform_in_ball,
-        )
-
-        at = {key: torch.zeros_like(model.tables()[key].rows()) for key in radii}
+        begin = None
         if self.random_start:
-            at = {key: uniform_in_ball(at[key], radius, self.norm, ctx.torch_stream("pgd", key))
-                  for key, radius in radii.items()}
+            begin = {key: uniform_in_ball(model.tables()[key].rows(), radius, self.norm,
+                                          ctx.torch_stream("pgd", key))
+                     for key, radius in radii.items()}
         batches = attack_batches(model, self.source, self.pairs, self.draws)
-        best, highest = at, -math.inf
-        for t in range(self.steps):
-            slope, loss = gradient(model, batches, radii, at)
-            if t > 0 and loss > highest:  # the start is no iterate
-                best, highest = at, loss
-            at = {key: project(at[key] + steepest(slope[key], self.step * radius, self.norm),
-                               radius, self.norm) for key, radius in radii.items()}
-        last_wins = self.steps == 1 or mean_loss(model, batches, at) >= highest
-        return at if last_wins else best
+        return climb(model, batches, radii, self.norm, self.steps,
+                     lambda key, slope, radius: steepest(slope, self.step * radius, self.norm),
+                     begin)
 
     @classmethod
     def test_params(cls) -> dict[str, object]:

@@ -38,6 +38,7 @@ class EmbeddingAttack(Attack):
     tables: str = param("both", "whose vectors are perturbed", choices=("both", "user", "item"))
     adaptive: bool = param(True, "made on the model as it is defended; false: on the undefended "
                            "one")
+    aims_at_loss: ClassVar[bool] = True  # or at what stands in the lists
     threat: ClassVar[ThreatModel] = ThreatModel("test-param", "white", "untargeted", False)
 
     @abstractmethod

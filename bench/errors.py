@@ -26,6 +26,11 @@ class PluginError(BenchError):
     """A plugin broke its contract: over budget, wrong shape, unknown column. Its cell fails."""
 
 
+class CannotActError(PluginError):
+    """An attack or defense finds out, at the trained model, that it cannot act on it. Its cell is
+    skipped with this reason, as if `unfit` had said it."""
+
+
 class TrainingError(BenchError):
     """Training cannot go on (loss not finite, nothing to train on). The cell fails."""
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from bench.device import Memory, computing, device_name, out_of_memory, pick_device
-from bench.errors import BenchError, InputError, one_line
+from bench.errors import BenchError, CannotActError, InputError, one_line
 from bench.keys import plain
 from bench.results import Folder, cell_json
 from bench.store import Store
@@ -298,9 +298,11 @@ class _Run:
 
     def _fail(self, header: Mapping[str, Any], error: BaseException) -> None:
         why = reason(error, self.device)
-        self.folder.write_log(header["key"], "".join(traceback.format_exception(error)))
-        self.folder.write(cell_json(header, status="failed", reason=why))
-        self.tell("cell", key=header["key"], status="failed", reason=why)
+        status = "skipped" if isinstance(error, CannotActError) else "failed"
+        if status == "failed":
+            self.folder.write_log(header["key"], "".join(traceback.format_exception(error)))
+        self.folder.write(cell_json(header, status=status, reason=why))
+        self.tell("cell", key=header["key"], status=status, reason=why)
 
 
 def _fit_result(kept: Mapping[str, Any]) -> FitResult:

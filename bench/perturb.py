@@ -6,7 +6,8 @@ its own ball. Norms are "l2" and "linf".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -139,6 +140,34 @@ def mean_loss(model: TorchRecommender, batches: Iterable[Batch],
         loss_sum += float(loss) * weight
         rows += size
     return loss_sum / max(rows, 1)
+
+
+def climb(model: TorchRecommender, batches: Iterable[Batch], radii: Mapping[str, float],
+          norm: str, steps: int, direction: Callable[[str, Tensor, float], Tensor],
+          begin: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Steps of ascent on the mean loss, each put back into the ball; the best iterate.
+
+    Args:
+        batches: fixed batches of the loss.
+        radii: table key -> radius of the ball of each row, in `norm`.
+        direction: (table key, slope (rows, width), radius) -> the step (rows, width).
+        begin: where to start, inside the balls; zero if not given.
+
+    Returns:
+        Of the iterates after the start, the one with the highest loss on the same batches.
+    """
+    batches = list(batches)
+    at = dict(begin) if begin is not None else {
+        key: torch.zeros_like(model.tables()[key].rows()) for key in radii}
+    best, highest = at, -math.inf
+    for t in range(steps):
+        slope, loss = gradient(model, batches, radii, at)
+        if t > 0 and loss > highest:  # the start is no iterate
+            best, highest = at, loss
+        at = {key: project(at[key] + direction(key, slope[key], radius), radius, norm)
+              for key, radius in radii.items()}
+    last_wins = steps == 1 or mean_loss(model, batches, at) >= highest
+    return at if last_wins else best
 
 
 def _losses(model: TorchRecommender, batches: Iterable[Batch],

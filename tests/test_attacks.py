@@ -13,6 +13,8 @@ from torch import Tensor
 
 from bench.api import EmbeddingAttack
 from bench.attacks.fgsm import FGSM
+from bench.attacks.mim import MIM
+from bench.attacks.msap_published import MsapPublished
 from bench.attacks.noise import Noise
 from bench.attacks.pgd import PGD
 from bench.context import Context
@@ -23,7 +25,7 @@ from bench.models._bprmf import BprRecommender
 from bench.models.base import build
 from bench.models.bprmf import BPRMF
 from bench.models.pop import Pop
-from bench.perturb import attack_batches, mean_loss, row_norms, still_share
+from bench.perturb import attack_batches, gradient, mean_loss, row_norms, still_share
 
 ALL = [Noise, FGSM, PGD]
 NORMS = ["l2", "linf"]
@@ -313,3 +315,43 @@ def test_the_base_class_refuses_a_broken_budget(model: BprRecommender, how: str,
                                                 norm: str) -> None:
     with pytest.raises(PluginError, match=message):
         perturb(Overspender(how=how, norm=norm), model)
+
+
+# -- momentum, and the attack as published -----------------------------------------------------
+
+def test_momentum_zero_is_the_path_of_pgd(model: BprRecommender) -> None:
+    one = perturb(MIM(eps=0.3, steps=4, decay=0.0), model)
+    other = perturb(PGD(eps=0.3, steps=4), model)
+    assert all(torch.allclose(one[k], other[k], atol=1e-6) for k in one)
+    far = perturb(MIM(eps=0.3, steps=4, decay=1.0), model)
+    assert not any(torch.allclose(far[k], other[k], atol=1e-4) for k in far)
+
+
+def test_momentum_is_the_sum_of_directions_by_hand(model: BprRecommender) -> None:
+    """Two steps with linf signs: m = g₁/‖g₁‖₁ + g₂/‖g₂‖₁, by hand."""
+    batches = attack_batches(model)
+    with model.evaluating():
+        first, _ = gradient(model, batches, ["user"])
+        unit = first["user"] / first["user"].abs().sum(dim=1, keepdim=True).clamp_min(1e-30)
+        d1 = 0.1 * unit.sign()
+        second, _ = gradient(model, batches, ["user"], {"user": d1})
+        m = unit + second["user"] / second["user"].abs().sum(dim=1, keepdim=True).clamp_min(1e-30)
+        by_hand = d1 + 0.1 * m.sign()
+        assert mean_loss(model, batches, {"user": by_hand}) > mean_loss(model, batches,
+                                                                       {"user": d1})
+    made = perturb(MIM(eps=0.4, steps=2, norm="linf", tables="user"), model)
+    assert torch.allclose(made["user"], by_hand, atol=1e-7)
+
+
+def test_as_published_goes_further_than_the_ball_it_was_compared_with(model: BprRecommender
+                                                                      ) -> None:
+    """Steps in l2, box as the limit: rows leave the l2 ball of eps that FGSM is held to."""
+    published = perturb(MsapPublished(eps=0.3, steps=25), model)
+    same_ball = perturb(PGD(eps=0.3, steps=25), model)
+    width = published["user"].shape[1]
+    for key, delta in published.items():
+        lengths = delta.norm(dim=1)
+        assert float(delta.abs().max()) <= 0.3 * (1 + 1e-6)
+        assert float(lengths.max()) > 0.3 * 1.5
+        assert float(lengths.max()) <= 0.3 * width**0.5 * (1 + 1e-6)
+        assert float(same_ball[key].norm(dim=1).max()) <= 0.3 * (1 + 1e-6)

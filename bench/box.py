@@ -1,0 +1,211 @@
+"""User vectors as the images that image attacks expect: a box [0, 1], four logits, labels.
+
+Attacks of image libraries assume inputs in [0, 1], a label that is the largest logit, examples
+that do not know of each other, and logits of a scale that softmax can read. A recommender gives
+none of it. Here (CATALOGUE A6):
+
+- one scalar shift and scale maps the whole table into the box with room for ε on every side, so
+  that balls stay balls and the library's clamp(0, 1) never bites;
+- the logits of an example are four: its chosen item, and the K-th, (K+1)-th and (K+2)-th best
+  rivals *at the perturbed vector*. The chosen item is the largest of them exactly while it is in
+  the top K, so that "misclassified" means "left the list";
+- they are divided by their spread at the clean vector and raised above zero: cross-entropy is
+  not saturated, and losses that fill with zeros are right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from bench.errors import CannotActError, PluginError
+
+if TYPE_CHECKING:
+    from bench.models.base import Table, TorchRecommender
+
+MARGIN = 0.05  # free room at each side of the box, as a share of its width
+SIDE = 5  # Square in L2 cuts its picture by fifths
+
+
+class UserScores:
+    """Scores of all items as a differentiable function of user vectors.
+
+    Where a score is a dot product of the tables plus something per item, that is what is
+    computed; any other model is run with its table replaced.
+
+    Args:
+        model: in evaluation mode, with one user table.
+        users: the users whose vectors may move, (n,).
+
+    Raises:
+        CannotActError: the model has no user table, or several.
+    """
+
+    def __init__(self, model: TorchRecommender, users: Tensor) -> None:
+        own = [t for t in model.tables().values() if t.role == "user"]
+        if len(own) != 1:
+            raise CannotActError(f"the library bounds one vector per example, and this model has "
+                            f"{len(own) or 'no'} table{'s' if len(own) > 1 else ''} of users")
+        self.model, self.users, self.table = model, users, own[0]
+        self.vectors = own[0].rows()[users]  # (n, d)
+        self.queries = 0
+        with torch.no_grad():
+            self.clean = model.scores(users)  # (n, m)
+        self._linear = self._as_dot_product()
+
+    def _as_dot_product(self) -> tuple[Tensor, Tensor] | None:
+        items = [t for t in self.model.tables().values() if t.role == "item"
+                 and t.weight.shape[1] == self.vectors.shape[1]]
+        if len(items) != 1:
+            return None
+        rest = self.clean - self.vectors @ items[0].rows().T  # (n, m)
+        bias = rest.mean(dim=0)  # (m,)
+        close = (rest - bias).abs().max() <= 1e-4 * self.clean.std().clamp_min(1e-12)
+        return (items[0].rows(), bias) if bool(close) else None
+
+    def __call__(self, vectors: Tensor, rows: Tensor) -> Tensor:
+        """Scores (b, m) of the users at `rows` (b,) of `users`, with these vectors (b, d)."""
+        self.queries += len(vectors)
+        if self._linear is not None:
+            items, bias = self._linear
+            return vectors @ items.T + bias
+        parts, size = [], len(self.users)  # a user twice in one part would get one vector
+        for start in range(0, len(rows), size):
+            parts.append(self._by_model(vectors[start:start + size], rows[start:start + size]))
+        return torch.cat(parts)
+
+    def _by_model(self, vectors: Tensor, rows: Tensor) -> Tensor:
+        if len(torch.unique(rows)) != len(rows):
+            return torch.cat([self._by_model(v[None], r[None])
+                              for v, r in zip(vectors, rows, strict=True)])
+        who = self.users[rows]
+        changed = self.table.weight.detach().index_put((who + self.table.start,), vectors)
+        self.model.forget()
+        scores: Tensor = functional_call(_Scores(self.model), {
+            f"module.{self.table.parameter}": changed}, (who,))
+        self.model.forget()
+        return scores
+
+
+class _Scores(nn.Module):
+    """Gives `functional_call` a forward that is the model's scoring, with gradients."""
+
+    def __init__(self, model: TorchRecommender) -> None:
+        super().__init__()
+        self.module = model.module
+        self._model = [model]  # in a list: the model is no sub-module
+
+    def forward(self, users: Tensor) -> Tensor:
+        model = self._model[0]
+        # scoring switches gradients off; the function inside the decorator does not
+        inner = getattr(type(model).scores, "__wrapped__", type(model).scores)
+        scores: Tensor = inner(model, users)
+        return scores
+
+
+class Box:
+    """The scalar map of a table's vectors into [0, 1], with room for the ball."""
+
+    def __init__(self, table: Table, radius: float) -> None:
+        rows = table.rows()
+        low, high = float(rows.min()) - radius, float(rows.max()) + radius
+        room = MARGIN * (high - low)
+        self.low, self.scale = low - room, (high - low) + 2 * room
+        self.radius = radius / self.scale
+
+    def into(self, vectors: Tensor) -> Tensor:
+        return (vectors - self.low) / self.scale
+
+    def out(self, inside: Tensor) -> Tensor:
+        return inside * self.scale + self.low
+
+
+class BoxScorer(nn.Module):
+    """Pictures (b, 1, h, w) in the box to logits (b, 4), or to those of the whole catalogue.
+
+    Args:
+        scores: of all users under attack.
+        box: maps pictures back to vectors.
+        chosen: the item of each user that is to leave the list, (n,).
+        masked: items never recommended to the user, bool (n, m).
+        k: length of the list.
+        rows: which users the pictures show, in order; `only` pins a single one, for attacks
+            that reorder or repeat examples.
+        catalogue: give all items as logits instead of four.
+        square: pictures of at least 5 × 5, as block search needs; others are 1 × d, so that
+            no budget is spent on what is left over.
+    """
+
+    def __init__(self, scores: UserScores, box: Box, chosen: Tensor, masked: Tensor, k: int,
+                 catalogue: bool = False, square: bool = False) -> None:
+        super().__init__()
+        self.anchor = nn.Parameter(torch.zeros(1, device=chosen.device))  # says the device
+        self.scores, self.box, self.k, self.catalogue = scores, box, k, catalogue
+        self.chosen, self.masked = chosen, masked
+        self.width = scores.vectors.shape[1]
+        side = max(SIDE, -(-self.width // SIDE))
+        self.shape = (1, SIDE, side) if square else (1, 1, self.width)
+        self.only: int | None = None
+        four = self._four(scores.clean, torch.arange(len(chosen), device=chosen.device))
+        spread = four.amax(dim=1) - four.amin(dim=1)  # (n,)
+        self.spread = torch.where(spread > 0, spread, torch.ones_like(spread))
+        kept = scores.clean.masked_fill(masked, torch.nan)
+        deviation = torch.stack([r[~torch.isnan(r)].std() for r in kept])  # (n,)
+        self.deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+
+    def pictures(self, vectors: Tensor) -> Tensor:
+        """Vectors (n, d) as pictures (n, 1, h, w) in the box; what is left over is grey."""
+        size = self.shape[1] * self.shape[2]
+        flat = torch.full((len(vectors), size), 0.5, device=vectors.device)
+        flat[:, :self.width] = self.box.into(vectors)
+        return flat.reshape(len(vectors), *self.shape)
+
+    def vectors(self, pictures: Tensor) -> Tensor:
+        return self.box.out(pictures.reshape(len(pictures), -1)[:, :self.width])
+
+    def rows(self, count: int) -> Tensor:
+        """Which user each of `count` pictures shows: one pinned, or all in order, repeated."""
+        if self.only is not None:
+            return torch.full((count,), self.only, device=self.chosen.device)
+        return torch.arange(count, device=self.chosen.device) % len(self.chosen)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        rows = self.rows(len(pictures))
+        scores = self.scores(self.vectors(pictures), rows)  # (b, m)
+        if self.catalogue:
+            floor = scores.detach().amin(dim=1, keepdim=True)
+            scores = torch.where(self.masked[rows], floor, scores)
+            return (scores - floor) / self.deviation[rows, None]
+        four = self._four(scores, rows) / self.spread[rows, None]
+        return four - four.detach().amin(dim=1, keepdim=True) + 1.0
+
+    def labels(self) -> Tensor:
+        """The label of each user: the chosen item, as the logits count it."""
+        return self.chosen if self.catalogue else torch.zeros_like(self.chosen)
+
+    def _four(self, scores: Tensor, rows: Tensor) -> Tensor:
+        """The chosen item's score, then the K-th to (K+2)-th best rival's: (b, 4)."""
+        own = self.chosen[rows, None]  # (b, 1)
+        rivals = scores.masked_fill(self.masked[rows], -torch.inf).scatter(1, own, -torch.inf)
+        best = rivals.topk(self.k + 2, dim=1).values[:, self.k - 1:]  # (b, 3)
+        return torch.cat([scores.gather(1, own), best], dim=1)
+
+    @contextlib.contextmanager
+    def pinned(self, row: int) -> Iterator[None]:
+        """Every picture shows this user."""
+        self.only = row
+        try:
+            yield
+        finally:
+            self.only = None
+
+    def check_room(self, pictures: Tensor) -> None:
+        """No coordinate may touch the box: else its clamp has cut the attack short."""
+        if bool((pictures <= 0).any() | (pictures >= 1).any()):
+            raise PluginError("a perturbed vector touches the box of the library, so that its "
+                              "clamp and not the ball bounded the attack")
