@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.data import Dataset, Floats, Ints
-from bench.errors import TrainingError
+from bench.errors import InputError, TrainingError
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +47,36 @@ def tail(data: Dataset) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     inside = np.zeros(data.n_items, bool)
     inside[order[:data.n_items // 2]] = True
     return inside
+
+
+def labels(data: Dataset, of: str, attribute: str) -> tuple[list[str], Ints]:
+    """Names of groups, and the number of the group that each user or item is in.
+
+    The groups of the report, but for who counts: thirds of activity and of popularity are cut
+    over everybody, injected users included, as nobody told the defender who they are. Whoever is
+    in no group is in one called "none", if there is anybody.
+
+    Args:
+        of: "users" (n_users,) or "items" (n_items,).
+        attribute: "activity" or "popularity", or an attribute of the data.
+
+    Raises:
+        InputError: no such attribute, fewer than two groups, or several values of one user.
+    """
+    from bench.metrics.groups import item_groups, user_groups
+
+    blind = data.replace(n_fake=0) if attribute in ("activity", "popularity") else data
+    members = (user_groups if of == "users" else item_groups)(blind, attribute).members
+    inside = np.array([weight > 0 for weight in members.values()])  # (G, genuine users or items)
+    if len(members) < 2:
+        raise InputError(f"{attribute!r} makes fewer than two groups of the {of} of {data.name}")
+    if (inside.sum(axis=0) > 1).any():
+        raise InputError(f"some {of} of {data.name} have several values of {attribute!r}, and "
+                         "each must be in one group")
+    made = np.full(data.n_users if of == "users" else data.n_items, len(members), np.int64)
+    made[:inside.shape[1]] = np.where(inside.any(axis=0), inside.argmax(axis=0), len(members))
+    names = [*members, "none"] if (made == len(members)).any() else [*members]
+    return names, made
 
 
 def by_item(terms: Terms, weights: Floats) -> Tensor:
