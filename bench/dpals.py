@@ -102,8 +102,8 @@ def solve_items(values: als.Matrix, users: Floats, reg: float, bounds: Bounds,
         A *= alpha
         A += everywhere
         b *= 1 + alpha
-    found: Floats = np.linalg.solve(A + reg * np.eye(d), b[..., None])[..., 0]
-    return found
+    found = np.linalg.solve(A + reg * np.eye(d), b[..., None])[..., 0]
+    return np.asarray(found, np.float64)
 
 
 def iterations(values: als.Matrix, sampled: als.Matrix, items: Floats, reg: float, count: int,

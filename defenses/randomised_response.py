@@ -37,8 +37,9 @@ class RandomisedResponse(Defense):
       of the profile shows. Nothing is quoted.
 
     In the modes that promise, what is sent has neither ratings, times nor order, and every user
-    answers, those without a history too. `unbias` thins each item's rows at random to the
-    unbiased count (ñ_j − n q)/(p − q) (post-processing). Validation and test stay clean; where
+    answers, those without a history too. `unbias` thins the rows at random until items' counts
+    are in the proportions of the unbiased ones, n̂_j = (ñ_j − n q)/(p − q), negative ones being 0:
+    post-processing; no row is added, so all are scaled down where n̂_j exceeds ñ_j. Validation and test stay clean; where
     early stopping has looked at validation, nothing is quoted either: give the model patience 0.
     A user's own clean validation rows are read at that user's side only, when scoring. Adaptive
     attack: fakes who answer with their true profile keep their full weight.
@@ -54,7 +55,8 @@ class RandomisedResponse(Defense):
                                   high=math.inf)
     max_interactions: int = param(50, "profile: items of a user that are sent at most; 0: all",
                                   low=0)
-    unbias: bool = param(False, "thin each item's rows to its unbiased count (not in positives)")
+    unbias: bool = param(False, "thin rows until items stand in the proportions of their unbiased "
+                         "counts (not in positives)")
 
     def __post_init__(self) -> None:
         if self.unbias and self.mode == "positives":
@@ -111,8 +113,8 @@ class RandomisedResponse(Defense):
 
         answered = np.bincount(found, minlength=data.n_items)
         wanted = ldp.counts(answered, data.n_users, *self.rates(data.n_items))
-        share = np.clip(wanted / np.maximum(answered, 1), 0, 1)
-        return rng.random(len(found)) < share[found]
+        share = np.maximum(wanted, 0) / np.maximum(answered, 1)
+        return rng.random(len(found)) < (share / max(1.0, float(share.max())))[found]
 
     def _positives(self, data: Dataset, ctx: Context) -> Dataset:
         """Müllner et al.: rows that stay keep rating, time and order; an added row takes them

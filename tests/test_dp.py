@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import dp
-from bench.accounting import epsilon_of, noise_for
+from bench.accounting import epsilon_of, gaussian_epsilon, gaussian_noise, noise_for
 from bench.api import Context, Dataset, Defense
 from bench.datasets.blocks import Blocks
 from bench.defenses.dp_sgd import DpSgd
@@ -284,16 +284,67 @@ def test_early_stopping_is_off_and_steps_are_counted(data):
 
 # -- accounting --------------------------------------------------------------------------------
 
-@pytest.mark.parametrize(("q", "sigma", "steps", "rdp", "pld"), [
-    (0.01, 4.0, 10000, 1.0355, 0.947), (256 / 60000, 1.1, 14062, 2.597, 2.382),
-    (0.01, 1.0, 1000, 2.101, 1.828), (1.0, 1.0, 1, 4.729, 4.377)])
-def test_the_accountant_gives_the_known_values(q, sigma, steps, rdp, pld):
-    assert epsilon_of(q, sigma, steps, 1e-5, "rdp") == pytest.approx(rdp, abs=1e-3)
-    assert epsilon_of(q, sigma, steps, 1e-5, "pld") == pytest.approx(pld, abs=1e-3)
+# (q, σ, steps) -> ε at δ 1e-5 by Opacus 1.6's RDP and PRV, dp_accounting's RDP and PLD
+REFERENCE = [((0.01, 4.0, 10000), (1.0355, 0.957, 1.0355, 0.947)),
+             ((256 / 60000, 1.1, 14062), (2.597, 2.392, 2.597, 2.382)),
+             ((0.01, 1.0, 1000), (2.101, 1.838, 2.101, 1.828)),
+             ((1.0, 1.0, 1), (4.729, 4.387, 4.729, 4.377))]
+
+
+def renyi(q: float, sigma: float, steps: int, delta: float) -> float:
+    """ε by Rényi divergences of whole orders, written out: Mironov et al. 2019, Eq. 3.3, and the
+    conversion of Canonne et al. 2020, which Opacus and dp_accounting share."""
+    found = []
+    for order in range(2, 256):
+        terms = [math.lgamma(order + 1) - math.lgamma(k + 1) - math.lgamma(order - k + 1)
+                 + (k * math.log(q) if k else 0.0)
+                 + ((order - k) * math.log1p(-q) if k < order else 0.0)
+                 + k * (k - 1) / (2 * sigma**2)
+                 for k in range(order + 1) if q < 1 or k == order]
+        top = max(terms)
+        divergence = steps * (top + math.log(sum(math.exp(t - top) for t in terms))) / (order - 1)
+        found.append(divergence + math.log1p(-1 / order) - math.log(delta * order) / (order - 1))
+    return min(found)
+
+
+@pytest.mark.parametrize(("setting", "expected"), REFERENCE)
+def test_the_accountants_give_the_known_values(setting, expected):
+    opacus_rdp, opacus_prv, rdp, pld = expected
+    assert epsilon_of(*setting, 1e-5, "rdp") == pytest.approx(rdp, abs=1e-3)
+    assert epsilon_of(*setting, 1e-5, "pld") == pytest.approx(pld, abs=1e-3)
+    assert rdp == opacus_rdp  # the same orders and conversion
+    assert renyi(*setting, 1e-5) == pytest.approx(opacus_rdp, rel=0.02)  # whole orders only
+    assert renyi(*setting, 1e-5) >= opacus_rdp - 1e-3
+    # PRV's ε is an upper estimate of PLD's, by its error of .01
+    assert pld <= opacus_prv <= epsilon_of(*setting, 1e-5, "pld") + 0.0115
 
 
 def test_the_analytic_gaussian_is_met():
+    """σ = 3.7306 for ε 1 and δ 1e-5 (Balle and Wang 2018, Theorem 8, written out here)."""
+    def delta(sigma: float, epsilon: float) -> float:
+        def phi(x: float) -> float:
+            return 0.5 * math.erfc(-x / math.sqrt(2))
+
+        return phi(0.5 / sigma - epsilon * sigma) - math.exp(epsilon) * phi(
+            -0.5 / sigma - epsilon * sigma)
+
+    assert gaussian_noise(1.0, 1e-5) == pytest.approx(3.7306, abs=5e-5)
+    assert delta(3.7306, 1.0) == pytest.approx(1e-5, rel=1e-3)
     assert noise_for(1.0, 1.0, 1, 1e-5) == pytest.approx(3.7306, rel=2e-3)
+    assert gaussian_epsilon(1.0, 1e-5) == pytest.approx(4.377, abs=1e-3)
+    assert gaussian_epsilon(0.0, 1e-5) == math.inf
+
+
+def test_gaussians_add_up():
+    """Nine of noise σ are one of σ/3, for the exact formula and for the accountants."""
+    assert gaussian_epsilon(6.0, 1e-5, times=9) == pytest.approx(gaussian_epsilon(2.0, 1e-5))
+    assert gaussian_noise(1.0, 1e-5, times=9) == pytest.approx(3 * gaussian_noise(1.0, 1e-5))
+    assert epsilon_of(1.0, 6.0, 9, 1e-5, "pld") == pytest.approx(
+        gaussian_epsilon(6.0, 1e-5, times=9), abs=2e-3)
+    both = epsilon_of(1.0, 4.0, 1, 1e-5, "pld", once=4.0)
+    assert both == pytest.approx(gaussian_epsilon(4.0, 1e-5, times=2), abs=2e-3)
+    assert epsilon_of(0.1, 0.0, 0, 1e-5, "rdp", once=4.0) == pytest.approx(
+        epsilon_of(1.0, 4.0, 1, 1e-5, "rdp"))
 
 
 @pytest.mark.parametrize(("accountant", "expected"), [("rdp", 0.865), ("pld", 0.815)])
