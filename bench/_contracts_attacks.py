@@ -29,6 +29,8 @@ SEEDS = (0, 1, 2)
 OUTDONE = {"msap-published": "its steps have their length in l2, and do not fill its box"}
 # Contracts of the other bases, by the name of the base class.
 FAMILIES: dict[str, str] = {
+    "ClientAttack": "bench._contracts_clients",
+    "FeatureAttack": "bench._contracts_features",
     "OptimisedProfiles": "bench._contracts_optimised",
 }
 

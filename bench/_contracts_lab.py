@@ -73,12 +73,16 @@ class Lab:
         return blocks(explicit)
 
     def model_plugin(self) -> ModelPlugin:
-        """A model that the attack or defense can act on: bprmf, or one that reads histories.
+        """A model that the attack or defense can act on: bprmf, one that reads histories, or one
+        that reads ratings.
 
-        Raises Skip where it acts on neither.
+        Raises Skip where it acts on none.
         """
         reasons = []
-        for name, params in (("bprmf", BPRMF), ("SASRec", {"epochs": 2, "max_length": 8})):
+        for name, params in (("bprmf", BPRMF), ("SASRec", {"epochs": 2, "max_length": 8}),
+                             ("als", {"feedback": "explicit", "dim": 8, "reg": 1.0}),
+                             ("vbpr", {"dim": 16, "epochs": 15, "batch_size": 256,
+                                       "learning_rate": 0.05, "patience": 0})):
             plugin = cast(ModelPlugin, self.registry.make("models", {"name": name,
                                                                      "params": params}))
             reason = self.plugin().unfit(plugin, self.data())
@@ -244,6 +248,15 @@ def _fingerprint(lab: Lab, seed: int) -> tuple[str, bool]:
         model = lab.model()
         assert isinstance(model, TorchRecommender)
         return digest(plugin.perturbation(model, model.data, ctx)), bool(ctx.asked)
+    if any(b.__name__ == "FeatureAttack" for b in type(plugin).__mro__):
+        model = lab.model()
+        targets = plugin.aims(model.data, Context(0))
+        made = plugin.perturbation(model, targets, plugin.radius(model), ctx)
+        return digest(made), bool(ctx.asked)
+    if any(b.__name__ == "ClientAttack" for b in type(plugin).__mro__):
+        from bench import _contracts_clients
+
+        return _contracts_clients.fingerprint(lab, ctx), bool(ctx.asked)
     if isinstance(plugin, Defense):
         cleaned = plugin.clean(poisoned(), ctx)
         model = lab.model(plugin, seed)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bench._contracts_lab import Lab
     from bench.models.base import Recommender, TorchRecommender
 
-GIVES = frozenset({"gradients", "embeddings", "histories", "ratings", "dislikes",
+GIVES = frozenset({"features", "gradients", "embeddings", "histories", "ratings", "dislikes",
                    "user-separable"})
 
 # Models that are floors. The check makes sure that they stay so.
@@ -177,9 +177,12 @@ def gives_embeddings(lab: Lab) -> None:
     model = torch_model(lab, "embeddings")
     tables = model.tables()
     require(bool(tables), "it promises embeddings and has no table", "list them in tables()")
+    require(("features" in lab.plugin().gives) == any(t.role == "feature" for t in tables.values()),
+            "it promises features and has no table of role feature, or has one and says nothing",
+            "let `gives` name features exactly where feature vectors of items are read")
     for key, table in tables.items():
         size = model.data.n_users if table.role == "user" else model.data.n_items
-        require(table.role in ("user", "item") and len(table.rows()) == size,
+        require(table.role in ("user", "item", "feature") and len(table.rows()) == size,
                 f"table {key!r} has {len(table.rows())} rows for {size} {table.role}s",
                 "start and stop delimit one row per user or item, padding left out")
     with model.evaluating():

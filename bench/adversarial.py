@@ -62,7 +62,8 @@ class AdversarialDefense(Defense):
 
         from bench.perturb import project, steepest
 
-        tables = {k: t for k, t in model.tables().items() if self.tables in ("both", t.role)}
+        roles = ("user", "item") if self.tables == "both" else (self.tables,)
+        tables = {k: t for k, t in model.tables().items() if t.role in roles}
         if not tables:
             raise PluginError(f"{self.name}: the model has no {self.tables} table to perturb")
         radii = self.radii(model, batch, tables, names)

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from bench.differentiable import scores_with
 from bench.errors import CannotActError, PluginError
 
 if TYPE_CHECKING:
@@ -85,27 +85,7 @@ class UserScores:
                               for v, r in zip(vectors, rows, strict=True)])
         who = self.users[rows]
         changed = self.table.weight.detach().index_put((who + self.table.start,), vectors)
-        self.model.forget()
-        scores: Tensor = functional_call(_Scores(self.model), {
-            f"module.{self.table.parameter}": changed}, (who,))
-        self.model.forget()
-        return scores
-
-
-class _Scores(nn.Module):
-    """Gives `functional_call` a forward that is the model's scoring, with gradients."""
-
-    def __init__(self, model: TorchRecommender) -> None:
-        super().__init__()
-        self.module = model.module
-        self._model = [model]  # in a list: the model is no sub-module
-
-    def forward(self, users: Tensor) -> Tensor:
-        model = self._model[0]
-        # scoring switches gradients off; the function inside the decorator does not
-        inner = getattr(type(model).scores, "__wrapped__", type(model).scores)
-        scores: Tensor = inner(model, users)
-        return scores
+        return scores_with(self.model, {self.table.parameter: changed}, who)
 
 
 class Box:

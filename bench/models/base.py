@@ -107,7 +107,7 @@ class Table:
         parameter: name in the module.
         weight: the parameter, shape (all rows, width).
         start, stop: the rows concerned, in the order of the dataset's indices.
-        role: "user" or "item".
+        role: "user", "item", or "feature": feature vectors of items, which are read, not learned.
     """
 
     parameter: str

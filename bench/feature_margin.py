@@ -1,0 +1,65 @@
+"""How far target items stand above the last place of the lists, by their feature vectors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.data import Ints
+from bench.differentiable import scores_with
+
+if TYPE_CHECKING:
+    from bench.models.base import Table, TorchRecommender
+
+CLIP = 5.0  # margins beyond it, in units of τ, count no more
+USERS = 2048  # scored at once
+
+
+class Margin:
+    """mean_u clip((s_ut(δ) − s_u^(K)) / τ, −5, 5) of each target t, differentiable in δ.
+
+    Over genuine users without t in what is known of them. s_u^(K), the K-th best score without
+    attack among items the user does not have, and τ, the standard deviation of the scores, are
+    constants.
+    """
+
+    def __init__(self, model: TorchRecommender, table: Table, targets: Ints, k: int) -> None:
+        self.model, self.table = model, table
+        device = model.ctx.device
+        data = model.data
+        self.targets = torch.from_numpy(targets).to(device)  # (T,)
+        known = data.known("test")
+        mine = known.users < data.n_genuine
+        self.blocks: list[tuple[Tensor, Tensor, Tensor]] = []
+        sums = []
+        for start in range(0, data.n_genuine, USERS):
+            users = np.arange(start, min(start + USERS, data.n_genuine))
+            here = mine & (known.users >= start) & (known.users < start + USERS)
+            has = torch.zeros((len(users), data.n_items), dtype=torch.bool)
+            has[known.users[here] - start, known.items[here]] = True
+            has = has.to(device)  # (B, items)
+            who = torch.from_numpy(users).to(device)
+            with torch.no_grad():
+                scores = model.scores(who)  # (B, items)
+            sums.append((scores.double().sum(), (scores.double()**2).sum(), scores.numel()))
+            last = scores.masked_fill(has, -torch.inf).topk(min(k, data.n_items), 1).values[:, -1]
+            self.blocks.append((who, last, ~has[:, self.targets]))  # (B,), (B,), (B, T)
+        n = sum(s[2] for s in sums)
+        mean = sum(float(s[0]) for s in sums) / n
+        self.tau = max((sum(float(s[1]) for s in sums) / n - mean**2), 1e-24)**0.5
+
+    def __call__(self, delta: Tensor) -> Tensor:
+        """The margins (T,) with the targets' vectors moved by delta (T, width)."""
+        weight = self.table.weight.detach()
+        moved = weight.index_add(0, self.targets + self.table.start, delta)
+        total = torch.zeros(len(self.targets), device=delta.device)
+        count = torch.zeros(len(self.targets), device=delta.device)
+        for users, last, free in self.blocks:
+            scores = scores_with(self.model, {self.table.parameter: moved}, users)  # (B, items)
+            above = (scores[:, self.targets] - last[:, None]) / self.tau  # (B, T)
+            total = total + (above.clamp(-CLIP, CLIP) * free).sum(dim=0)
+            count = count + free.sum(dim=0)
+        return total / count.clamp_min(1)
