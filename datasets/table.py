@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from bench.api import Dataset, param
 from bench.attributes import Attributes, wanted
 from bench.columns import event_labels
@@ -73,6 +75,8 @@ class Table(PreparedDataset):
     item_file: str = param("", "attributes of items, a row each")
     item_id: str = param("1", "its column of item ids")
     item_columns: tuple[str, ...] = param((), "as user_columns")
+    feature_file: str = param("", "feature vectors of items (image, text): the id, then numbers, "
+                              "a row each; models find them under the name \"file\"")
     text: str = param("", "column of item_file with the text that language models read")
     value_separator: str = param("|", "between the values of a list in an attribute")
 
@@ -100,11 +104,13 @@ class Table(PreparedDataset):
         for what in ("user", "item"):
             if f"{what}_file" in paths:
                 data = self._described(data, what, paths[f"{what}_file"])
+        if "feature_file" in paths:
+            data = self._with_features(data, paths["feature_file"])
         return data.replace(name=self.called or self.name)
 
     def _paths(self) -> dict[str, Path]:
         """Parameter -> the file it names, for all that are given."""
-        keys = (*PARTS, "user_file", "item_file")
+        keys = (*PARTS, "user_file", "item_file", "feature_file")
         return {key: find_file(getattr(self, key), key) for key in keys if getattr(self, key)}
 
     def _format(self) -> Format:
@@ -143,6 +149,19 @@ class Table(PreparedDataset):
         ):
             if wrong:
                 raise InputError(what, key=f"{self.name}: {key}", hint=hint)
+
+    def _with_features(self, data: Dataset, path: Path) -> Dataset:
+        """The data with the feature vectors of its items; an item without a row has zeros."""
+        table = read_table(path, encoding=self.encoding)
+        rows = Attributes(table, "1", data.item_ids, "item", self.bad_rows)
+        if len(table.columns) < 2:
+            raise InputError("the rows hold an id and no numbers", file=path, line=1,
+                             key=f"{self.name}: feature_file", hint="the id, then the vector")
+        columns = rows.columns([f"{n}={n}:number" for n in range(2, len(table.columns) + 1)], "1",
+                               self.value_separator)
+        vectors = np.nan_to_num(np.stack(list(columns.values()), axis=1)).astype(np.float32)
+        notes = {**data.notes, **{f"feature_file, {k}": n for k, n in rows.notes.items()}}
+        return data.replace(item_features={"file": vectors}, notes=notes)
 
     def _described(self, data: Dataset, what: str, path: Path) -> Dataset:
         """The data with the attributes of one file."""

@@ -194,3 +194,22 @@ def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write(tmp_path, "a x\na y\na z\n", "mine.txt")
     assert Table(path="~/mine.txt", split="ratio-random").load().n_items == 3
+
+
+# -- feature vectors ---------------------------------------------------------------------------
+
+def test_feature_vectors_follow_the_items(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("user,item,rating\n" + "".join(
+        f"u{u},i{i},4\n" for u in range(4) for i in range(5)))
+    (tmp_path / "vectors.csv").write_text("item,a,b\ni2,1.5,-2\ni0,0.5,1\nelse,9,9\n")
+    data = Table(path=str(tmp_path / "log.csv"), user="user", item="item", rating="rating",
+                 split="ratio-random", feature_file=str(tmp_path / "vectors.csv")).load()
+    vectors = dict(zip(data.item_ids, data.item_features["file"].tolist(), strict=True))
+    assert vectors["i2"] == [1.5, -2.0]
+    assert vectors["i0"] == [0.5, 1.0]
+    assert vectors["i3"] == [0.0, 0.0]  # no row: counted
+    assert data.notes["feature_file, items without attributes"] == 3
+    (tmp_path / "vectors.csv").write_text("item,a\ni2,red\n")
+    with pytest.raises(InputError, match="is not a number"):
+        Table(path=str(tmp_path / "log.csv"), user="user", item="item", rating="rating",
+              split="ratio-random", feature_file=str(tmp_path / "vectors.csv")).load()
