@@ -230,13 +230,11 @@ class Smoothed(Voting):
         half of the noisy lists, and among the K served; 0 for other items: (B, m) each."""
         votes, chosen, known = self.served(users, self.k)
         lower, upper = (bound[votes].masked_fill(known, 0.0) for bound in self.bounds)  # (B, m)
-        best, place = upper.topk(min(self.k + 1, upper.shape[1]), dim=1)  # (B, K + 1)
-        # the K-th strongest of all items but the item itself
-        rival = best[:, [self.k - 1]].expand_as(upper).clone()
-        if best.shape[1] > self.k:
-            rival.scatter_(1, place[:, :self.k], best[:, [self.k]].expand(-1, self.k))
-        else:
-            rival = torch.zeros_like(upper)  # no list can be without it
+        # of an item served, the K-th strongest other is the K + 1-th strongest of all (in a tie
+        # at the end of the list they are equal); where there are no more than K, nothing passes
+        rival = torch.zeros_like(upper)
+        if upper.shape[1] > self.k:
+            rival += upper.topk(self.k + 1, dim=1).values[:, [self.k]]
         major = proof.majority_radius(lower.cpu().numpy(), self.sigma)
         within = proof.list_radius(lower.cpu().numpy(), rival.cpu().numpy(), self.sigma)
         return (torch.as_tensor(major, device=users.device).masked_fill(~chosen, 0.0),

@@ -14,7 +14,7 @@ from bench._contracts_lab import Lab
 from bench._votes import Smoothed
 from bench.api import Context, Dataset
 from bench.attacks.pgd import PGD
-from bench.certificates import list_radius, majority_radius
+from bench.certificates import binomial_bounds, list_radius, majority_radius
 from bench.data import Interactions
 from bench.datasets.blocks import Blocks
 from bench.defense import Defense
@@ -199,6 +199,24 @@ def test_no_shift_below_the_radius_removes_a_certified_item(model: BprRecommende
             served.forget()
             tried += int((r > 0).sum())
     assert tried > 100
+
+
+def test_radii_are_those_of_the_bounds_item_by_item(model: BprRecommender) -> None:
+    """A slow recount: for each item served its lower bound, and the K-th largest upper bound of
+    all other items that the user does not have."""
+    served = smoothed(model, sigma=0.4, draws=60, k=4)
+    users, known = torch.arange(60), model.data.known("test")
+    major, within = (r.numpy() for r in served.radii(users))
+    votes = served.votes(users, "test").numpy()
+    lower, upper = binomial_bounds(60, 0.001 / (2 * model.data.n_items))
+    for u in range(60):
+        free = np.setdiff1d(np.arange(model.data.n_items), known.items[known.users == u])
+        for i in sorted(free.tolist(), key=lambda i: (-votes[u, i], i))[:4]:
+            rival = np.sort(upper[votes[u, free[free != i]]])[-4]
+            assert major[u, i] == majority_radius(lower[votes[u, i]], 0.4)
+            assert within[u, i] == list_radius(lower[votes[u, i]], rival, 0.4)
+    assert ((major > 0).sum(axis=1) <= 4).all()
+    assert (within > 0).any()
 
 
 # -- what it reports ------------------------------------------------------------------------------
