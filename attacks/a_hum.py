@@ -23,10 +23,7 @@ class AHardUsers(MadeUpUsers):
     mean_s BCE(score(p̂_s, t), 1). steps 0 is A-ra with other draws. Knowledge, budget and the models
     it acts on are those of A-ra; the published rate is the model's learning rate, 0.001.
 
-    Example:
-        models: [NeuMF]
-        defenses: [federated]
-        attacks: [{a-hum: {budget: 0.01}}]
+    Example: attacks: [{a-hum: {budget: 0.01}}]
     """
 
     name = "a-hum"
@@ -44,4 +41,4 @@ class AHardUsers(MadeUpUsers):
 
     @classmethod
     def test_params(cls) -> dict[str, object]:
-        return {"budget": 0.3}
+        return {"budget": 0.1, "steps": 5, "samples": 4}

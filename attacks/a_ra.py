@@ -26,10 +26,7 @@ class ARandom(MadeUpUsers):
     Budget: malicious clients (share of genuine users) and the norm of an upload, which touches the
     targets alone. Published: budget 0.001, one target, the least popular item, vectors of 8.
 
-    Example:
-        models: [NeuMF]
-        defenses: [federated]
-        attacks: [{a-ra: {budget: 0.01}}]
+    Example: attacks: [{a-ra: {budget: 0.01}}]
     """
 
     name = "a-ra"
@@ -39,4 +36,4 @@ class ARandom(MadeUpUsers):
 
     @classmethod
     def test_params(cls) -> dict[str, object]:
-        return {"budget": 0.3}
+        return {"budget": 0.1, "samples": 4}

@@ -34,10 +34,7 @@ class FedRecAttack(ClientAttack):
     one target, on ml-100k with vectors of 32 numbers (`scripts/reproduce_fed_rec_attack.py`).
     Needs scores that are dot products (bprmf, BPR, fcf).
 
-    Example:
-        models: [{bprmf: {dim: 32, optimizer: sgd, reduction: sum, learning_rate: 0.01}}]
-        defenses: [federated]
-        attacks: [{fed-rec-attack: {budget: 0.05, known: 0.01}}]
+    Example: attacks: [{fed-rec-attack: {budget: 0.05, known: 0.01}}]
     """
 
     name = "fed-rec-attack"
@@ -103,7 +100,7 @@ class _Centre:
         self.users = torch.as_tensor(sent.known.users, device=ctx.device)  # (N,)
         self.items = torch.as_tensor(sent.known.items, device=ctx.device)  # (N,)
         start, stop = sent.items[key]
-        names, self.users = self.users.unique(return_inverse=True)
+        names, self.users = torch.unique(self.users, return_inverse=True)
         self.has = torch.zeros(max(len(names), 1), stop - start, dtype=torch.bool,
                                device=ctx.device)
         self.has[self.users, self.items] = True

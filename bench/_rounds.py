@@ -175,12 +175,15 @@ class Rounds:
         drawn = self._kept["rows"].negatives(batch["users"], batch["items"], -1, self.hyper.cover)
         return covered(batch, self.hyper.cover, drawn, self._kept.get("mean"))
 
-    def _malicious(self, intruder: ClientAttack, bad: list[Client]) -> None:
+    def sent(self) -> Sent:
+        """What a malicious client gets in this round."""
         weights = dict(self.model.module.named_parameters())
+        return Sent(self.number, {k: weights[k].detach().clone() for k in self.where.shared},
+                    self.where.items, self.hyper.clip, self._scorer, self._known, self._together)
+
+    def _malicious(self, intruder: ClientAttack, bad: list[Client]) -> None:
         for own in bad:
-            sent = Sent(self.number, {k: weights[k].detach().clone() for k in self.where.shared},
-                        self.where.items, self.hyper.clip, self._scorer, self._known,
-                        self._together)
+            sent = self.sent()
             made = intruder.bounded_upload(sent, own, self._targets, self.model.ctx)
             full = {k: made.get(k, torch.zeros_like(w)) for k, w in sent.shared.items()}
             self._send([own.index], Uploads({k: g[None] for k, g in full.items()}, {},
