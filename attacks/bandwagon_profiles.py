@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from bench.api import Context, Dataset, Profile, ProfileAttack, param
@@ -32,21 +34,20 @@ class BandwagonProfiles(ProfileAttack):
     """
 
     name = "bandwagon-profiles"
+    goals: ClassVar[tuple[str, ...]] = ("push",)
     selected: float = param(0.1, "share of a profile's length that is popular items", low=0,
                             high=1)
 
     def profiles(self, data: Dataset, targets: Ints, lengths: Ints,
                  ctx: Context) -> list[Profile]:
-        from bench.profiles import RatingModel, by_popularity, uniform_items
+        from bench.profiles import by_popularity, joined, ratings_of, uniform_items
 
-        model = None if data.train.ratings is None else RatingModel(data)
-        popular, made = by_popularity(data, targets), []
+        rated, popular, made = ratings_of(data), by_popularity(data, targets), []
         for user, length in enumerate(lengths):
             room = int(length) - len(targets)
             wanted = max(1, round(self.selected * int(length))) if self.selected else 0
             liked = np.concatenate([targets, popular[:min(wanted, room)]])
             fillers = uniform_items(data, int(length) - len(liked), liked, ctx, user)
-            ratings = None if model is None else np.concatenate(
-                [np.full(len(liked), model.high), model.overall(fillers, ctx, user)])
-            made.append(Profile(np.concatenate([liked, fillers]), ratings))
+            made.append(joined((liked, rated.best(liked)),
+                               (fillers, rated.overall(fillers, ctx, user))))
         return made

@@ -23,10 +23,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Profile:
-    """One fake user: items (k,), distinct, and their ratings (k,) where data is explicit."""
+    """One fake user.
+
+    Attributes:
+        items: (k,), distinct.
+        ratings: (k,), where data is explicit.
+        ordered: the items are in order of time, for models that read sequences. Otherwise times
+            are dealt to them at random.
+    """
 
     items: Ints
     ratings: Floats | None = None
+    ordered: bool = False
 
 
 class ProfileAttack(Attack):
@@ -105,6 +113,10 @@ class ProfileAttack(Attack):
             if data.threshold is not None and data.train.labels is None:
                 return (f"a nuke needs low ratings, and {data.name} drops the rows below "
                         f"{data.threshold:g}")
+            if not model.gives & ({"ratings", "dislikes"} if data.has_labels else {"ratings"}):
+                return (f"a nuke's low ratings are no dislikes to {model.name}: "
+                        + ("it reads positives alone" if "dislikes" not in model.gives else
+                           f"without a threshold {data.name} labels none"))
         first, stop = cuts(data, self.stratum)
         if self.targets > stop - first:
             return (f"{self.targets} targets are more than the {stop - first} items of stratum "
@@ -160,7 +172,7 @@ class ProfileAttack(Attack):
         rows = Interactions(
             users=np.repeat(np.arange(len(made)), counts),
             items=np.concatenate([p.items for p in made]).astype(np.int64), ratings=ratings,
-            times=fake_times(data, counts, ctx.stream("fake-times")))
+            times=fake_times(data, counts, ctx.stream("fake-times"), [p.ordered for p in made]))
         return data.with_fakes(rows, len(made))
 
     def _seen(self, data: Dataset, ctx: Context) -> Dataset:

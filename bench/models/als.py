@@ -39,9 +39,9 @@ class ALS(ModelPlugin):
     reg: float = param(10.0, "weight of the squared norms of the vectors", above=0)
     alpha: float = param(1.0, "extra confidence in a pair that was taken (implicit)", above=0)
     weighted: bool = param(False, "a vector's penalty counts once per row of its user or item")
-    centre: str = param("mean", "taken from ratings before factoring: their mean in train, the "
-                        "middle of their scale, or nothing (explicit)",
-                        choices=("mean", "scale", "none"))
+    centre: str = param("none", "taken from ratings before factoring: nothing, their mean in "
+                        "train, or the middle of their scale (explicit)",
+                        choices=("none", "mean", "scale"))
     iterations: int = param(15, "rounds of both half-steps", low=1)
     init_std: float = param(0.1, "standard deviation of the initial item vectors", above=0)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bench.api import Context, Dataset, Profile, ProfileAttack, ThreatModel
+from bench.api import Context, Dataset, Profile, ProfileAttack, param
 
 BREAKS = "changes-exposure"
 BECAUSE = "catalogue towards the top, and the goal is nuke"
@@ -15,7 +15,8 @@ class SaysNuke(ProfileAttack):
     """
 
     name = "says-nuke"
-    threat = ThreatModel("train-poison", "gray", "nuke")
+    goal: str = param("nuke", "nuke the targets", choices=("nuke",))
+    holds_targets = False  # an indirect nuke, which implicit models would feel
 
     def profiles(self, data: Dataset, targets, lengths, ctx: Context) -> list[Profile]:
         made = []

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bench.api import Context, Dataset, Profile, ProfileAttack, ThreatModel
+from bench.api import Context, Dataset, Profile, ProfileAttack, param
 
 BREAKS = "threat-model"
 BECAUSE = "world-domination"
@@ -15,7 +15,8 @@ class UnknownGoal(ProfileAttack):
     """
 
     name = "unknown-goal"
-    threat = ThreatModel("train-poison", "gray", "world-domination")
+    goal: str = param("world-domination", "rule", choices=("world-domination",))
+    goals = ("world-domination",)
 
     def profiles(self, data: Dataset, targets, lengths, ctx: Context) -> list[Profile]:
         made = []
