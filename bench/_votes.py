@@ -194,13 +194,17 @@ class Smoothed(Voting):
         self._counts.clear()
 
     def votes(self, users: Tensor, split: str) -> Tensor:
+        return self.count(split)[users].long()  # (B, m)
+
+    def count(self, split: str) -> Tensor:
+        """Votes of all users, int32 (users, m), counted once until `forget`."""
         if split not in self._counts:
             self._counts[split] = self._vote(split)
-        return self._counts[split][users].long()  # (B, m)
+        return self._counts[split]
 
     @torch.no_grad()
     def _vote(self, split: str) -> Tensor:
-        """Votes of all users, int32 (users, m). Clean and attacked vectors meet the same noise."""
+        """Clean and attacked vectors meet the same noise."""
         data, base = self.known_data, self.base
         counts = torch.zeros(data.n_users, data.n_items, dtype=torch.int32, device=self.ctx.device)
         streams = {key: self.ctx.torch_stream("smoothing", key) for key in self.spreads}
