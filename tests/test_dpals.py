@@ -88,10 +88,9 @@ def test_one_user_moves_each_sum_by_no_more_than_the_noise_is_made_for(data, exp
     model = build(DPALS(feedback="explicit" if explicit else "implicit"), data, Context(0))
     assert isinstance(model, DpalsRecommender)
     bounds = dpals.Bounds(row=0.9, entry=2.0 if explicit else 1.0, most=5, noise=0.0)
-    twice = als.csr_matrix(model.values)  # a history with repeated pairs
-    twice = als.csr_matrix((np.r_[twice.data, twice.data], (
-        np.r_[twice.tocoo().row, twice.tocoo().row], np.r_[twice.indices, twice.indices])),
-        twice.shape)
+    own = model.values
+    twice = als.csr_matrix((np.repeat(own.data, 2), np.repeat(own.indices, 2), own.indptr * 2),
+                           own.shape)  # a history in which every pair stands twice
     values = model.sampled(_once(twice, bounds.entry, explicit), bounds,
                            np.random.default_rng(0))
     assert np.diff(values.indptr).max() == 5
