@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.errors import BenchError, PluginError
+from bench.errors import PluginError
 
 
 class Aggregator:
@@ -157,9 +157,11 @@ class Hidden(Aggregator):
         self.facts["bytes_per_upload"] = self._round.bytes_per_upload
 
     def total(self) -> dict[str, Tensor] | None:
+        from bench.secure_aggregation import LostRoundError
+
         try:
             numbers = self._round.sum()
-        except BenchError:
+        except LostRoundError:
             self.facts["rounds_lost"] += 1
             return None
         flat = torch.as_tensor(numbers * self.step, dtype=torch.float32)  # (P,)

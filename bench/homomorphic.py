@@ -80,7 +80,8 @@ class Round:
         self.bytes_per_upload = sum(map(len, sent))
         _, server = _contexts()
         came = [tenseal.bfv_vector_from(server, c) for c in sent]
-        self._total = [a + b for a, b in zip(self._total, came, strict=True)] or came
+        self._total = [a + b for a, b in zip(self._total, came, strict=True)] if self.count \
+            else came
         self.count += 1
 
     def sum(self) -> Ints:

@@ -37,6 +37,10 @@ _GENERATOR = 3
 _SECRET = 256  # bits of keys and seeds
 
 
+class LostRoundError(BenchError):
+    """Too many clients are gone to take the masks off the sum."""
+
+
 def step_for(bound: float, clients: int) -> float:
     """The smallest power of two in steps of which no sum of so many clients' numbers, each at most
     `bound` in size, leaves 32 bits with sign."""
@@ -148,7 +152,7 @@ class Round:
         """Server side: the sum of the uploads that came in, (size,), exactly.
 
         Raises:
-            BenchError: too many neighbours of a client are gone to give its secret back.
+            LostRoundError: too many neighbours of a client are gone to give its secret back.
         """
         total = np.zeros(self.size, np.uint32)
         for masked in self.received.values():
@@ -174,8 +178,9 @@ class Round:
         if len(shares) < need:
             if not self.neighbours[client]:  # alone in the round: nobody to hide among
                 return self._keys[client].seed
-            raise BenchError(f"{len(shares)} of the {len(self.neighbours[client])} neighbours of "
-                             f"client {client} are left, {need} are needed to unmask the round")
+            raise LostRoundError(f"{len(shares)} of the {len(self.neighbours[client])} neighbours "
+                                 f"of client {client} are left, {need} are needed to unmask the "
+                                 "round")
         return recover(dict(list(shares.items())[:need]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -104,6 +105,8 @@ class Federated(Defense):
                           "normalisation or counts over all users enter the loss")
             return (f"no client could compute its share alone: the loss of one user of "
                     f"{model.name} depends on other users' rows ({why})")
+        if self.secure == "encrypted" and importlib.util.find_spec("tenseal") is None:
+            return "secure: encrypted needs the tenseal package (pip install tenseal)"
         if getattr(model, "family", "") == "context":
             return (f"{model.name} keeps users and items in one table, of which a client could "
                     "not keep its own rows to itself")

@@ -56,6 +56,7 @@ def test_every_check_has_a_plugin_that_breaks_it() -> None:
     names = {check.name for kind, name in (
         ("datasets", "blocks"), ("models", "bprmf"), ("attacks", "pgd"),
         ("attacks", "random-profiles"), ("attacks", "rev-adv-profiles"),
+        ("attacks", "fed-rec-attack"),
         ("defenses", "pca-filter"), ("defenses", "dp-sgd"),
         ("defenses", "adversarial-training"))
         for check in contracts(kind, registry.get(kind, name), registry=registry)}
