@@ -21,6 +21,8 @@ class RandomFlips(NaturalNoise):
     train, each at most once a user; rating, label and time of the row stay. A larger rate
     replaces the rows of a smaller one, by the same items.
 
+    Evaluation masks what the user really took, not what replaced it.
+
     A poisoning is worth its name if it does more harm than this at the same number of rows.
 
     Budget: rate of the train rows. Knowledge: none.
