@@ -21,29 +21,31 @@ if TYPE_CHECKING:
     from bench.api import Context, Profile, ProfileAttack
     from bench.models.base import Recommender
 
-SURROGATE = {"name": "bprmf", "params": {"dim": 32, "epochs": 40, "learning_rate": 0.01,
-                                         "batch_size": 1024, "patience": 0}}
+_SIZE = {"dim": 32, "epochs": 40, "learning_rate": 0.01, "batch_size": 1024, "patience": 0}
+SURROGATE = {"name": "bprmf", "params": _SIZE}
+RATING_SURROGATE = {"name": "rating-mf", "params": _SIZE}  # sees that a low rating is none to like
 
 
 def best_disguise(attack: ProfileAttack, made: list[Profile], seen: Dataset, targets: Ints,
-                  lengths: Ints, ctx: Context) -> list[Profile]:
+                  ctx: Context) -> list[Profile]:
     """The candidate whose targets stand best (push) or worst (nuke) for genuine users.
 
     Candidate t of `tries` gives up the share t/(tries − 1) of each profile's fillers for items
     of one genuine user, so that the last is a genuine history plus the targets: what detectors
     find hardest to tell. The defense is run on each; the model trained is the attacked one
-    (white box) or a small matrix factorisation (gray and black box), both with the defense.
-    Nothing but `seen` is used. Writes what was chosen to `ctx.notes`.
+    (white box) or a small matrix factorisation (gray and black box; of ratings, where a nuke
+    gives low ones), both with the defense.
+    Nothing but `seen` is used; of equals the least disguised is kept. Writes what was chosen,
+    and each candidate's `standing`, to `ctx.notes`.
     """
-    victim = ctx.victim
-    if victim is None:
+    if ctx.victim is None:
         raise PluginError(f"{attack.name}: adaptive: true needs to know the attacked pipeline")
     found = []
     for t in range(attack.tries):
         share = t / (attack.tries - 1)
         disguised = [_disguise(p, share, seen, targets, ctx, fake) for fake, p in enumerate(made)]
         model = _trained(attack, attack.with_profiles(seen, disguised, ctx), ctx)
-        found.append((_standing(model, seen, targets), share, disguised))
+        found.append((standing(model, seen, targets), share, disguised))
     pick = min if attack.goal == "push" else max
     _, share, chosen = pick(found, key=lambda candidate: candidate[0])
     ctx.notes["disguise"] = {"share": share, "rank": {f"{s:.2f}": r for r, s, _ in found}}
@@ -52,60 +54,62 @@ def best_disguise(attack: ProfileAttack, made: list[Profile], seen: Dataset, tar
 
 def _disguise(profile: Profile, share: float, seen: Dataset, targets: Ints, ctx: Context,
               fake: int) -> Profile:
-    """The profile with a share of its fillers replaced by items of a genuine user."""
+    """The profile with a share of its fillers replaced, in their places, by rows of one genuine
+    user: drawn among those with enough rows where there are such, else the one with most. A
+    larger share replaces what a smaller one does, and more."""
     fillers = np.flatnonzero(~np.isin(profile.items, targets))
-    count = round(share * len(fillers))
-    if not count:
+    count, rng = round(share * len(fillers)), ctx.stream("disguise", fake)
+    rows = seen.train[~np.isin(seen.train.items, targets)]
+    active = np.bincount(rows.users, minlength=seen.n_users)
+    if not count or not active.any():
         return profile
-    rng = ctx.stream("disguise", fake)
-    users = np.flatnonzero(np.bincount(seen.train.users, minlength=seen.n_users) > 0)
-    if not len(users):
-        return profile
-    rows = seen.train[seen.train.users == rng.choice(users)]
-    out = rng.permutation(fillers)[:count]  # the same order for every share
-    kept = np.delete(np.arange(len(profile.items)), out)
-    free = np.flatnonzero(~np.isin(rows.items, profile.items[kept]) & ~np.isin(rows.items, targets))
-    taken = rng.permutation(free)[:count]
-    keep_more = out[len(taken):]  # the genuine user has too few: these fillers stay
-    keep_more = keep_more[~np.isin(profile.items[keep_more], rows.items[taken])]
-    items = np.concatenate([profile.items[kept], profile.items[keep_more], rows.items[taken]])
-    ratings = None
-    if profile.ratings is not None and rows.ratings is not None:
-        ratings = np.concatenate([profile.ratings[kept], profile.ratings[keep_more],
-                                  rows.ratings[taken]])
+    enough = np.flatnonzero(active >= min(len(fillers), active.max()))
+    rows = rows[rows.users == rng.choice(enough)]
+    order, mixed = rng.permutation(fillers), rng.permutation(len(rows))
+    shared = np.isin(profile.items[order[:count]], rows.items)  # genuine already: they stay
+    places = order[:count][~shared]
+    taken = mixed[~np.isin(rows.items[mixed], profile.items)][:len(places)]
+    items, ratings = profile.items.copy(), profile.ratings
+    items[places[:len(taken)]] = rows.items[taken]
+    if ratings is not None and rows.ratings is not None:
+        ratings = np.array(ratings, np.float64)
+        ratings[places[:len(taken)]] = rows.ratings[taken]
     return dataclasses.replace(profile, items=items, ratings=ratings)
 
 
 def _trained(attack: ProfileAttack, poisoned: Dataset, ctx: Context) -> Recommender:
+    """What the attacker can train on these rows: the attacked pipeline, or a surrogate in it."""
     from bench.registry import Registry
 
     if attack.knowledge == "white":
         model: Recommender = ctx.victim.trained(poisoned)
         return model
-    surrogate = Registry().make("models", SURROGATE)
+    low = attack.goal == "nuke" and attack.holds_targets
+    surrogate = Registry().make("models", RATING_SURROGATE if low else SURROGATE)
+    defense = ctx.victim.defense
     # a defense that cannot stand on the surrogate still cleans the data, where it does
-    fits = ctx.victim.defense.unfit(surrogate, poisoned) is None
-    made: Recommender = ctx.victim.trained(
-        poisoned if fits else ctx.victim.defense.clean(poisoned, ctx), model=surrogate,
-        defended=fits)
+    fits = defense.unfit(surrogate, poisoned) is None
+    if not fits:
+        poisoned = defense.clean(poisoned, dataclasses.replace(ctx.victim.ctx, victim=None,
+                                                               notes={}))
+    made: Recommender = ctx.victim.trained(poisoned, model=surrogate, defended=fits)
     return made
 
 
-def _standing(model: Recommender, seen: Dataset, targets: Ints) -> float:
-    """Mean share of the catalogue that stands above a target, over users without it: lower is
-    better exposed. A rank sees an effect where no list holds a target yet."""
+def standing(model: Recommender, seen: Dataset, targets: Ints) -> float:
+    """Mean share of the catalogue that stands above a target, over the users with train rows
+    and without the target: lower is better exposed. A rank sees an effect where no list holds a
+    target yet."""
     import torch
 
-    from bench.models.base import TorchRecommender, user_blocks
+    from bench.models.base import user_blocks
 
     has = np.zeros((seen.n_users, len(targets)), bool)
     for n, target in enumerate(targets):
         has[seen.train.users[seen.train.items == target], n] = True
     total, count = 0.0, 0
-    if isinstance(model, TorchRecommender):
-        model.module.eval()
-    with torch.no_grad():
-        for users in user_blocks(np.arange(seen.n_genuine), 1024, model.ctx.device):
+    with torch.no_grad(), model.evaluating():
+        for users in user_blocks(np.flatnonzero(seen.activity > 0), 1024, model.ctx.device):
             scores = model.scores(users, "valid").cpu()  # (B, items)
             for n, target in enumerate(targets):
                 own = scores[:, int(target)].unsqueeze(1)  # (B, 1)

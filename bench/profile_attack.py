@@ -158,7 +158,7 @@ class ProfileAttack(Attack):
         if self.adaptive:
             from bench.adaptive import best_disguise
 
-            made = best_disguise(self, made, seen, targets, lengths, ctx)
+            made = best_disguise(self, made, seen, targets, ctx)
             self._enforce(made, data, targets, lengths)
         return self.with_profiles(data, made, ctx)
 
