@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from bench.api import ModelPlugin, ProfileAttack
     from bench.models.base import Recommender
 
+SHORTEST = 10  # items in an own fake, targets included
+
 # Attacks whose profiles hold the same items and differ in ratings alone.
 SAME_ITEMS = (frozenset({"random-profiles", "average-profiles"}),)
 
@@ -133,7 +135,9 @@ class OwnFakes(Defense):
 
     A defender has no labels. It makes its own: it attacks its own copy of the data, which may be
     poisoned already, with the attacks named in `trained_on`. It does so in campaigns, each with
-    targets and fillers of its own, from streams that no attacker draws from.
+    targets, fillers and a length of its own: targets and fillers from streams that no attacker
+    draws from, lengths from low to high quantiles of the received users', as an attacker may
+    choose any (with one length for all, a classifier learns that length).
 
     What is trained on the very attack it then meets shows nothing (CATALOGUE J11): the report
     says `trained_on_evaluated_attack: true` there. List several with different `trained_on`, and
@@ -194,10 +198,14 @@ class OwnFakes(Defense):
         received = grown = nameless(data)
         campaign = [np.full(data.n_users, -1, np.int64)]
         share = self.train_budget / len(self.families()) / campaigns
+        count = np.bincount(data.train.users, minlength=data.n_users)
+        middles = (np.arange(campaigns) + 0.5) / campaigns
+        lengths = [max(int(n), SHORTEST) for n in np.quantile(count[count > 0], middles)]
         for name in self.families():
             for number in range(campaigns):
                 apart = Context(ctx.number("own fakes", name, number))  # no stream of an attacker
-                poisoned = family(name).from_params({"budget": share}).poison(received, apart)
+                attack = family(name).from_params({"budget": share, "length": lengths[number]})
+                poisoned = attack.poison(received, apart)
                 made = poisoned.train[poisoned.train.users >= data.n_users]
                 fresh = dataclasses.replace(made, users=made.users - data.n_users, labels=None)
                 grown = grown.with_fakes(fresh, poisoned.n_fake)

@@ -65,8 +65,11 @@ class FapFilter(TrainedDetector):
         return {"train_budget": 0.3, "folds": 2}
 
 
-def propagate(data: Dataset, seeds: Flags, steps: int) -> Floats:
-    """Suspicion of each user after so many steps from the seeds: (n_users,), seeds 1."""
+def propagate(data: Dataset, seeds: Flags, steps: int, start: Floats | None = None) -> Floats:
+    """Suspicion of each user after so many steps from the seeds: (n_users,), seeds 1.
+
+    `start` is that of the others, (n_users,), 0 if not given (the authors draw it at random).
+    """
     from scipy.sparse import csr_matrix, diags
 
     rows = data.train
@@ -78,7 +81,7 @@ def propagate(data: Dataset, seeds: Flags, steps: int) -> Floats:
         return diags(np.where(sums > 0, 1.0 / np.where(sums > 0, sums, 1.0), 0.0)) @ table
 
     to_users, to_items = to_one(weight), to_one(weight.T.tocsr())  # (n, m), (m, n)
-    found = seeds.astype(np.float64)
+    found = np.where(seeds, 1.0, 0.0 if start is None else start)  # (n,)
     for _ in range(steps):
         found = to_users @ (to_items @ found)  # (n,)
         found[seeds] = 1.0

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from bench.training import Loop
 
 
+CAMPAIGNS = 5  # of own fakes: so many sets of targets and lengths
+
+
 class GraphRfi(OwnFakes):
     """GraphRfi's weighting: the loss of user u counts P(genuine | u), by a neural forest.
 
@@ -103,7 +106,7 @@ class _Weighted:
         self.hyper, self.loop, self.model = hyper, loop, loop.model
         ctx = self.model.ctx
         received = self.model.data
-        grown, campaign = hyper.with_own_fakes(received, 1, ctx)
+        grown, campaign = hyper.with_own_fakes(received, CAMPAIGNS, ctx)
         data = received.replace(
             user_ids=grown.user_ids, train=grown.train, valid=received.valid[:0],
             test=received.test[:0], n_fake=received.n_fake + int((campaign >= 0).sum()))
