@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,6 +32,7 @@ class BprModule(nn.Module):
             else:
                 nn.init.normal_(table.weight, std=hyper.init_std)
         self.bias = nn.Parameter(torch.zeros(n_items)) if hyper.bias else None
+        self.beside = nn.ParameterDict()  # what a defense learns beside the model, kept with it
 
 
 class BprRecommender(TorchRecommender):
@@ -78,6 +79,13 @@ class BprRecommender(TorchRecommender):
         if self.hyper.order == "users" and source == "train" and epoch > 0:  # 0: for attacks
             return rows.user_runs(epoch, size)
         return rows.pairs(epoch, size)
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        for key, value in state.items():
+            if key.startswith("beside."):
+                self.module.beside[key.removeprefix("beside.")] = nn.Parameter(
+                    torch.empty_like(value, device=self.ctx.device))
+        super().load_state(state)
 
     def tables(self) -> dict[str, Table]:
         m = self.module
