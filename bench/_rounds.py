@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,23 @@ if TYPE_CHECKING:
     from bench.training import Loop
 
 _INDEX = 4  # bytes of a row's number, and of a number of 32 bits
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """What the honest clients of a round have learned beside what they uploaded.
+
+    Attributes:
+        loss: sum over their rows, of which there are `rows`.
+        own: see `Uploads.own`, of all of them.
+        own_over, shared_over: what sums of gradients are divided by.
+    """
+
+    loss: float
+    rows: int
+    own: dict[str, Tensor]
+    own_over: float
+    shared_over: float
 
 
 class Rounds:
@@ -111,51 +129,67 @@ class Rounds:
         bad = [malicious[u] for u in stay.tolist() if u in malicious]
         self.aggregator.begin(clients.tolist(), stay.tolist())
         honest = honest.sort().values  # rows are sorted by user
-        losses, own, used, uploaded = self._honest(rows, honest, epoch)
+        learned = self._honest(rows, honest, epoch)
         if self.intruder is not None and bad:
             self._malicious(self.intruder, bad)
         total = self.aggregator.total() if len(stay) else None
         if total is not None:
-            self._descend(total, own, honest, used, uploaded)
+            self._descend(total, learned, honest)
         sums = self._sums
         sums["clients"] += len(clients)
         sums["malicious"] += len(bad)
         sums["dropped"] += len(clients) - len(stay)
         sums["seconds"] += time.perf_counter() - begin
-        self.loop.samples += used
-        return losses, used
+        self.loop.samples += learned.rows
+        return learned.loss, learned.rows
 
-    def _honest(self, rows: UserRows, users: Tensor, epoch: int
-                ) -> tuple[float, dict[str, Tensor], int, int]:
-        """Let these clients learn and upload. The loss of their rows, what becomes of their own
-        vectors, how many rows they have, and how many with cover."""
+    def _honest(self, rows: UserRows, users: Tensor, epoch: int) -> _Learned:
+        """Let these clients, in the order of their numbers, learn and upload."""
         if not len(users):
-            return 0.0, {}, 0, 0
+            return _Learned(0.0, 0, {}, 1.0, 1.0)
         batch, counts = rows.take(users, self.number, 1 << 30)
         if self.way is None:
             self.way, self.facts["clients_computed"] = choose(self.model, self.where, batch,
                                                               counts, self.local)
-        used = uploaded = int(counts.sum())
         passes = [(batch, counts, True, True)]
         if self.hyper.cover:
             hiding = self._covered(batch, users)
             sizes = torch.bincount(hiding["users"], minlength=int(users.max()) + 1)[users]
             passes = [(batch, counts, False, True), (hiding, sizes, True, False)]
-            uploaded = int(sizes.sum())
-        losses, own, place = 0.0, dict[str, list[Tensor]](), 0
+        loss, own = 0.0, dict[str, list[Tensor]]()
         for part, sizes, up, keeps in passes:
             place = 0
             for made in self.way(self.model, self.where, part, sizes, self.local):
-                mine = users[place:place + len(made.losses)]
+                these = slice(place, place + len(made.losses))
                 place += len(made.losses)
+                made = self._weighed(made, sizes[these])
                 if up:
                     check_finite(made.shared)
-                    self._send(mine.tolist(), made)
+                    self._send(users[these].tolist(), made)
                 if keeps:
-                    losses += float(made.losses.sum())
+                    loss += float(made.losses.sum())
                     for key, value in made.own.items():
                         own.setdefault(key, []).append(value)
-        return losses, {k: torch.cat(v) for k, v in own.items()}, used, uploaded
+        return _Learned(loss, int(counts.sum()), {k: torch.cat(v) for k, v in own.items()},
+                        self._over(counts), self._over(sizes))
+
+    def _over(self, counts: Tensor) -> float:
+        """What the sum over clients, of so many rows each, is divided by."""
+        if self.hyper.weights == "equal":
+            return float(len(counts))
+        return 1.0 if self.model.sums_loss else float(counts.sum())
+
+    def _weighed(self, made: Uploads, counts: Tensor) -> Uploads:
+        """As they enter the sum: with equal weights the gradient of a client's own mean loss."""
+        if self.hyper.weights == "rows" or self.model.sums_loss:
+            return made
+
+        def by_row(g: Tensor) -> Tensor:
+            return g / counts.reshape(-1, *(1,) * (g.dim() - 1))
+
+        return Uploads({k: by_row(g) for k, g in made.shared.items()},
+                       made.own if self.local.steps > 1 else
+                       {k: by_row(g) for k, g in made.own.items()}, made.losses)
 
     def _covered(self, batch: Mapping[str, Tensor], users: Tensor) -> dict[str, Tensor]:
         if "items" not in batch or "histories" in batch:
@@ -209,23 +243,20 @@ class Rounds:
 
     # -- the server ----------------------------------------------------------------------------
 
-    def _descend(self, total: Mapping[str, Tensor], own: Mapping[str, Tensor], users: Tensor,
-                 used: int, uploaded: int) -> None:
+    def _descend(self, total: Mapping[str, Tensor], learned: _Learned, users: Tensor) -> None:
         """The optimiser's step on what is shared, and each client's on its own rows. Who is not
         there keeps its rows, and what its optimiser remembers: momentum must not move them."""
         weights = dict(self.model.module.named_parameters())
-        over_all = 1 if self.model.sums_loss else max(used, 1)
         for key in self.where.shared:
-            scale = 1 if self.model.sums_loss else max(uploaded, 1)
-            weights[key].grad = (total[key] / scale).to(weights[key]) if key in total \
-                else torch.zeros_like(weights[key])
+            weights[key].grad = (total[key] / learned.shared_over).to(weights[key]) \
+                if key in total else torch.zeros_like(weights[key])
         kept = []
         for key, (start, stop) in self.where.own.items():
             if self.local.steps > 1 or not len(users):  # the client has moved it already
                 weights[key].grad = None
                 continue
             g = torch.zeros_like(weights[key])
-            g[start + users] = own[key] / over_all
+            g[start + users] = learned.own[key] / learned.own_over
             weights[key].grad = g
             absent = torch.ones(stop - start, dtype=torch.bool, device=g.device)
             absent[users] = False
@@ -237,7 +268,7 @@ class Rounds:
                 view[absent] = before
             if self.local.steps > 1 and len(users):
                 for key, (start, _) in self.where.own.items():
-                    weights[key][start + users] = own[key]
+                    weights[key][start + users] = learned.own[key]
         self.model.forget()
 
     def _snapshot(self, weight: nn.Parameter, start: int, stop: int,

@@ -24,7 +24,8 @@ class Federated(Defense):
     parameters; its own row of user tables, and its own bias, never leave it. Each uploaded row of
     an item, and each other parameter as a whole, is shortened to norm `clip`. The server steps
     with the model's own optimiser on Σ g_u / Σ n_u, n_u the rows of u (where the model sums its
-    loss: Σ g_u); a client moves its own row by the same optimiser, with a memory of its own.
+    loss: Σ g_u; with `weights: equal` the mean of g_u / n_u); a client moves its own row by the same
+    optimiser, with a memory of its own.
     local_steps 1 is FedSGD: all clients in a round and no clip are plain full-batch training. More
     is FedAvg: a client descends `local_steps` times on its own copy, of shared parameters and of
     its own row, and uploads the way w − w_u, which the server takes for a gradient, n_u (w − w_u)
@@ -54,6 +55,8 @@ class Federated(Defense):
 
     name = "federated"
     clients: int = param(256, "clients per round; 0: all", low=0)
+    weights: str = param("rows", "how clients count: rows, as each of their rows counts the same; "
+                         "equal, as each client does", choices=("rows", "equal"))
     local_steps: int = param(1, "steps of descent that a client takes in a round; 1: FedSGD, "
                              "more: FedAvg", low=1)
     local_rate: float = param(0.0, "size of a client's own steps, of several; 0: the server's",

@@ -1,4 +1,4 @@
-"""Federated training: what rounds compute, what leaves a client, and what aggregation makes of it."""
+"""Federated training: what rounds compute, what leaves a client, what aggregation makes of it."""
 
 from __future__ import annotations
 
@@ -157,6 +157,32 @@ def test_several_local_steps_are_the_weighted_average_of_the_clients_models(data
         total += change * (int(rows.sum()) / len(pool.batch["users"])
                            if reduction == "mean" else 1)
     expected = started(data, **hyper).module.items.weight.detach() + total
+    assert torch.allclose(model.module.items.weight, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_equal_weights_are_the_mean_over_clients(data, steps):
+    """Brute force, for clients of unequal length."""
+    unequal = data.replace(train=data.train[(data.train.users % 3 == 0)
+                                            | (np.arange(len(data.train)) % 4 == 0)])
+    hyper = {"optimizer": "sgd", "learning_rate": 0.5}
+    model = started(unequal, **hyper)
+    rounds(model, epochs=1, clients=0, clip=math.inf, weights="equal", local_steps=steps)
+    pool = dp.UserRows(model, 1)
+    users = torch.nonzero(pool.count)[:, 0].tolist()
+    assert len(set(pool.count[users].tolist())) == 3
+    total = torch.zeros(32, 8)
+    for user in users:
+        mine = started(unequal, **hyper)
+        rows = pool.batch["users"] == user
+        optimizer = torch.optim.SGD(mine.module.parameters(), lr=0.5)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            mine.batch_loss({k: v[rows] for k, v in pool.batch.items()}).backward()
+            optimizer.step()
+        total += (mine.module.items.weight.detach()
+                  - started(unequal, **hyper).module.items.weight.detach()) / len(users)
+    expected = started(unequal, **hyper).module.items.weight.detach() + total
     assert torch.allclose(model.module.items.weight, expected, atol=1e-5)
 
 
