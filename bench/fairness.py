@@ -85,7 +85,7 @@ def item_means(values: Tensor, items: Tensor, side: Tensor) -> tuple[Tensor, Ten
 
 def unfairness(predicted: Tensor, truth: Tensor, items: Tensor, side: Tensor, kind: str,
                smooth: bool = False) -> Tensor | None:
-    """One of Yao and Huang's quantities (NIPS 2017, Eqs. 4 to 8) on rated pairs, a scalar.
+    """One of Yao and Huang's quantities (NIPS 2017) on rated pairs, a scalar.
 
     With d_g = E_g[y]_j − E_g[r]_j, the mean error of the predictions for item j in group g:
     value |d_g − d_h|, absolute ||d_g| − |d_h||, under |max(0, −d_g) − max(0, −d_h)|, over
@@ -119,3 +119,22 @@ def _kept(errors: Tensor, kind: str) -> Tensor:
     if kind == "absolute":
         return errors.abs()
     return (-errors if kind == "under" else errors).clamp_min(0)
+
+
+def labels_of(data: Dataset, attribute: str) -> tuple[Sides, list[str]]:
+    """The class of each user, −1 for those without or with several values, and the classes'
+    names: (n_users,). Numbers with many values are cut into thirds.
+
+    Raises:
+        InputError: no such attribute, too many values, or fewer than two.
+    """
+    if attribute not in data.user_attributes:
+        raise InputError(f"users of {data.name} have no attribute {attribute!r}", hint="they have "
+                         + (", ".join(sorted(data.user_attributes)) or "none"))
+    members = user_groups(data, attribute).members
+    if len(members) < 2:
+        raise InputError(f"all users of {data.name} have one value of {attribute!r}, or none")
+    inside = np.stack(list(members.values())) > 0  # (classes, genuine users)
+    found = np.full(data.n_users, -1, np.int64)
+    found[:inside.shape[1]] = np.where(inside.sum(axis=0) == 1, inside.argmax(axis=0), -1)
+    return found, list(members)

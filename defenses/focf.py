@@ -20,9 +20,9 @@ class Focf(Defense):
     """Fairness objectives for collaborative filtering (Yao and Huang, NIPS 2017): L + weight · U.
 
     With d_g = E_g[y]_j − E_g[r]_j, the mean error of the predictions for item j among the ratings
-    of group g, U is a mean over items of: value |d_g − d_h| (Eq. 4); absolute ||d_g| − |d_h||
-    (Eq. 5); under |max(0, −d_g) − max(0, −d_h)| (Eq. 6); over, its mirror (Eq. 7); or non-parity
-    |E_g[y] − E_h[y]| over all ratings at once (Eq. 8, after Kamishima et al. 2011).
+    of group g, U is a mean over items of: value |d_g − d_h|; absolute ||d_g| − |d_h||;
+    under |max(0, −d_g) − max(0, −d_h)|; over, its mirror; or non-parity |E_g[y] − E_h[y]| over all
+    ratings at once (after Kamishima et al., ICDM Workshops 2011).
 
     U is taken on the batch, on those of its items that both groups rated there: an item without
     ratings from a group has no mean, and a mean of 0 in its place (as in a public implementation
