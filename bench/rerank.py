@@ -147,7 +147,7 @@ def quota(length: int, share: float, alpha: float) -> Ints:
         below = 0.0  # P(Bin(k, share) ≤ m)
         for m in range(k + 1):
             below += comb(k, m) * share**m * (1 - share)**(k - m)
-            if below >= alpha:
+            if below > alpha - 1e-12:
                 needed[k - 1] = m
                 break
     return needed
