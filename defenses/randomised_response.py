@@ -39,8 +39,9 @@ class RandomisedResponse(Defense):
     In the modes that promise, what is sent has neither ratings, times nor order, and every user
     answers, those without a history too. `unbias` thins the rows at random until items' counts
     are in the proportions of the unbiased ones, n̂_j = (ñ_j − n q)/(p − q), negative ones being 0:
-    post-processing; no row is added, so all are scaled down where n̂_j exceeds ñ_j. Validation and test stay clean; where
-    early stopping has looked at validation, nothing is quoted either: give the model patience 0.
+    post-processing; no row is added, so all are scaled down where n̂_j exceeds ñ_j. Validation and
+    test stay clean; where early stopping has looked at validation, nothing is quoted either:
+    give the model patience 0.
     A user's own clean validation rows are read at that user's side only, when scoring. Adaptive
     attack: fakes who answer with their true profile keep their full weight.
 
@@ -162,7 +163,8 @@ class RandomisedResponse(Defense):
         after = np.unique(cleaned.train.users * n + cleaned.train.items)
         true = int(np.isin(after, before).sum())
         return {"adjacency": "any two profiles of one user (local model)",
-                "accountant": "exact: pure ε, added up over answers",
+                "accountant": "none: this mode promises no ε" if self.mode not in PROMISING
+                else "exact: pure ε, added up over answers",
                 "answer_epsilon": self.answer_epsilon, "profile_epsilon": self.profile_epsilon(n),
                 "rows_before": len(before), "rows_after": len(after),
                 "true_rows_kept": true / max(len(before), 1),

@@ -37,22 +37,24 @@ class SparseDpSgd(PrivateTraining):
     public keeps the `keep` items of largest item attribute `public`, numbers that nobody's
     history enters (a release year, counts of another data set), and costs nothing.
 
-    Adjacency, what ε covers and what not: as in `dp-sgd`. Neutral with epsilon .inf. The gradient
-    is made of looked-up rows where the model only looks its items up; models that score the whole
-    catalogue in the loss touch every row and gain nothing. Item biases outside of embedding
-    tables are noised in full. Adaptive attack: membership inference, as on `dp-sgd`.
+    A user who touches n items adds C1/√n to each, so that an item stands out of the map's noise
+    where some σ1 √n of the drawn users touch it: draw many (`sample_rate`), or rows are kept by
+    chance. Adjacency, what ε covers and what not: as in `dp-sgd`. Neutral with epsilon .inf. The
+    gradient is made of looked-up rows where the model only looks its items up; models that score
+    the whole catalogue in the loss touch every row and gain nothing. Item biases outside of
+    embedding tables are noised in full. Adaptive attack: membership inference, as on `dp-sgd`.
 
-    Example: defenses: [{sparse-dp-sgd: {epsilon: 8, threshold: 2, noise_ratio: 5}}]
+    Example: defenses: [{sparse-dp-sgd: {epsilon: 8, threshold: 1, sample_rate: 0.2}}]
     """
 
     name = "sparse-dp-sgd"
     rows: str = param("adaptive", "how rows are chosen: adaptive (each step, noised map), "
                       "noisy-top (once, noised counts), public (once, by an item attribute)",
                       choices=("adaptive", "noisy-top", "public"))
-    threshold: float = param(2.0, "adaptive: from how many deviations of the map's noise a row is "
+    threshold: float = param(1.0, "adaptive: from how many deviations of the map's noise a row is "
                              "kept; -.inf keeps all", low=-math.inf)
     map_clip: float = param(1.0, "largest norm of one user's contribution map (C1)", above=0)
-    noise_ratio: float = param(5.0, "adaptive: noise of the map over noise of the rows (σ1/σ2)",
+    noise_ratio: float = param(2.0, "adaptive: noise of the map over noise of the rows (σ1/σ2)",
                                above=0)
     keep: int = param(500, "noisy-top and public: how many items are kept", low=1)
     selection_noise: float = param(10.0, "noisy-top: noise of the counts in units of map_clip",

@@ -148,6 +148,7 @@ def test_the_published_mode_keeps_no_epsilon_and_quotes_none():
     defense = RandomisedResponse(mode="positives", answer_epsilon=1.0)
     assert defense.spent(FitResult()) == {}
     assert defense.facts(data, data)["profile_epsilon"] is None
+    assert defense.facts(data, data)["accountant"].startswith("none")
 
 
 def test_uncapped_profiles_and_looks_at_validation_quote_nothing():
