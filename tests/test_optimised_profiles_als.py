@@ -1,0 +1,282 @@
+"""pga-profiles and influence-profiles: gradients through ALS against finite differences, H⁻¹v
+against a dense inverse, and what the attacks do to an ALS model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_matrix, vstack
+
+from bench import als
+from bench.als_influence import Factorised, conjugate_gradients, wmw
+from bench.als_poison import FakeRows, Feedback, hybrid
+from bench.api import ProfileAttack
+from bench.attacks.influence_profiles import InfluenceProfiles
+from bench.attacks.pga_profiles import PgaProfiles
+from bench.context import Context
+from bench.data import Dataset, Floats
+from bench.datasets.blocks import Blocks
+from bench.defenses.none import NoDefense
+from bench.errors import InputError
+from bench.models.als import ALS
+from bench.models.base import build
+from bench.models.bprmf import BPRMF
+from bench.surrogates import clicks, target_hits
+
+N, M, D, F = 20, 15, 4, 3
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return Blocks(users=120, items=80, length=14).load()
+
+
+def toy(alpha: float | None) -> tuple[FakeRows, Floats, Floats, Floats, Floats]:
+    """The map, genuine vectors, which pairs are taken, fake rows and what of them is there."""
+    rng = np.random.default_rng(0)
+    taken = (rng.random((N, M)) < 0.4).astype(float)
+    values = csr_matrix(taken if alpha else taken * rng.normal(size=(N, M)))
+    users, items = als.fit(values, als.start(M, D, rng), 1.0, 5, alpha=alpha)
+    there = (rng.random((F, M)) < 0.5).astype(float)
+    x = rng.uniform(0.2, 0.8, (F, M)) * there
+    return FakeRows(values, users, items, 1.0, Feedback(alpha)), users, taken, x, there
+
+
+@pytest.mark.parametrize("alpha", [None, 3.0])
+@pytest.mark.parametrize("availability", [0.0, 0.7])
+@pytest.mark.parametrize("through", [True, False])
+def test_the_gradient_is_that_of_finite_differences(alpha: float | None, availability: float,
+                                                    through: bool) -> None:
+    """CATALOGUE B10: u fixed (through False), and with the fake user's own vector moving."""
+    rows, users, taken, x, there = toy(alpha)
+    clean, aim = users @ rows.before.T, np.zeros(M)
+    aim[[2, 5]] = 1.0
+    now = rows.at(x, there)
+    fakes = None if through else now.fakes
+
+    def utility(at: Floats) -> float:
+        return hybrid(users, rows.at(at, there, fakes).items, clean, taken, aim, availability)[0]
+
+    found = rows.slope(x, there, hybrid(users, now.items, clean, taken, aim, availability)[1],
+                       through_fakes=through)
+    for i, j in zip(*np.nonzero(there), strict=True):
+        step = np.zeros_like(x)
+        step[i, j] = 1e-5
+        number = (utility(x + step) - utility(x - step)) / 2e-5
+        assert found[i, j] == pytest.approx(number, rel=1e-4, abs=1e-8)
+    if not through and not availability:  # with u fixed, fillers have no part in it
+        assert not np.delete(found, [2, 5], axis=1).any()
+
+
+@pytest.mark.parametrize("alpha", [None, 3.0])
+def test_one_round_is_that_of_als(alpha: float | None) -> None:
+    rows, users, _, x, there = toy(alpha)
+    x = there if alpha else x
+    fake = csr_matrix(x)
+    rng = np.random.default_rng(0)
+    taken = (rng.random((N, M)) < 0.4).astype(float)
+    values = csr_matrix(taken if alpha else taken * rng.normal(size=(N, M)))
+    found = rows.at(x, there)
+    own = als.solve_users(fake, rows.before, 1.0, alpha=alpha)
+    assert np.allclose(found.fakes, own)
+    wanted = als.solve_items(vstack([values, fake], format="csr"),
+                             np.concatenate([users, own]), 1.0, alpha=alpha)
+    assert np.allclose(found.items, wanted)
+
+
+# -- influence ---------------------------------------------------------------------------------
+
+def factorised() -> Factorised:
+    rng = np.random.default_rng(1)
+    x = (rng.random((9, 7)) < 0.4).astype(float)
+    users, items = als.fit(csr_matrix(x), als.start(7, 2, rng), 0.5, 400, alpha=2.0)
+    return Factorised(x, 1 + 2 * x, users, items, 0.5)
+
+
+def objective(model: Factorised, theta: torch.Tensor) -> torch.Tensor:
+    u, v = theta[:9], theta[9:]
+    c, x = torch.from_numpy(model.c), torch.from_numpy(model.x)
+    return (c * (x - u @ v.T).square()).sum() + model.reg * theta.square().sum()
+
+
+def dense(model: Factorised) -> tuple[torch.Tensor, Floats]:
+    theta = torch.from_numpy(np.concatenate([model.users, model.items]))
+    hessian = torch.autograd.functional.hessian(lambda t: objective(model, t), theta)
+    return theta, hessian.reshape(32, 32).numpy()
+
+
+def test_conjugate_gradients_give_the_dense_inverse() -> None:
+    model = factorised()
+    _, hessian = dense(model)
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        v = rng.standard_normal((16, 2))
+        assert np.allclose(model.product(v).ravel(), hessian @ v.ravel(), atol=1e-9)
+        found = conjugate_gradients(lambda w: model.product(w) + 0.1 * w, v, 200)
+        wanted = np.linalg.solve(hessian + 0.1 * np.eye(32), v.ravel())
+        assert np.allclose(found.ravel(), wanted, rtol=1e-5, atol=1e-8)
+
+
+def test_influence_is_the_formula() -> None:
+    """−∇sᵀ H⁻¹ ∇ℓ_k with every part by autograd, and the inverse dense."""
+    model = factorised()
+    theta, hessian = dense(model)
+    weights = np.zeros(7)
+    weights[[1, 4]] = 0.5
+    theta.requires_grad_()
+    score = ((theta[:9] @ theta[9:].T) @ torch.from_numpy(weights)).mean()
+    (up,) = torch.autograd.grad(score, theta)
+    assert np.allclose(up.numpy(), model.score_slope(weights))
+    solved = np.linalg.solve(hessian + 0.01 * np.eye(32), up.numpy().ravel())
+    c, x = torch.from_numpy(model.c), torch.from_numpy(model.x)
+    found = model.influence(weights, 0.01, most=300)
+    for k in range(9):
+        part = (c[k] * (x[k] - theta[k] @ theta[9:].T).square()).sum()
+        (own,) = torch.autograd.grad(part, theta)
+        assert found[k] == pytest.approx(-solved @ own.numpy().ravel(), rel=1e-5, abs=1e-9)
+
+
+def test_influence_foretells_what_more_weight_does() -> None:
+    """A user who counts a little more, trained to the end, moves the score as I(k) says."""
+    model, weights = factorised(), np.array([0, 1.0, 0, 0, 0, 0, 0])
+    found = model.influence(weights, 1e-6, most=500)
+
+    def score(k: int, extra: float) -> float:
+        theta = torch.from_numpy(np.concatenate([model.users, model.items])).requires_grad_()
+        c, x = torch.from_numpy(model.c), torch.from_numpy(model.x)
+        newton = torch.optim.LBFGS([theta], max_iter=400, tolerance_grad=1e-12,
+                                   tolerance_change=1e-15, line_search_fn="strong_wolfe")
+
+        def closure() -> torch.Tensor:
+            newton.zero_grad()
+            loss = objective(model, theta) + extra * (
+                c[k] * (x[k] - theta[k] @ theta[9:].T).square()).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        newton.step(closure)  # type: ignore[no-untyped-call]
+        at = theta.detach().numpy()
+        return float((at[:9] @ at[9:].T @ weights).mean())
+
+    for k in (0, 3, 7):
+        change = (score(k, 1e-3) - score(k, -1e-3)) / 2e-3
+        assert found[k] == pytest.approx(change, rel=0.02, abs=1e-5)
+
+
+def test_wmw_and_its_gradient() -> None:
+    rng = np.random.default_rng(2)
+    users, items = rng.normal(size=(5, 3)), rng.normal(size=(8, 3))
+    taken = (rng.random((5, 8)) < 0.25).astype(float)
+    taken[0, 2] = 1.0  # user 0 has a target: no pair of it counts
+    aim = np.zeros(8)
+    aim[[2, 6]] = 1.0
+    loss, pull = wmw(users, items, taken, aim, 3, 0.3)
+    by_hand = 0.0
+    for u in range(5):
+        said = items @ users[u]
+        free = [i for i in np.argsort(-said) if not taken[u, i] and not aim[i]][:3]
+        for t in (2, 6):
+            if not taken[u, t]:
+                by_hand += sum(1 / (1 + np.exp(-(said[i] - said[t]) / 0.3)) for i in free)
+    assert loss == pytest.approx(by_hand)
+    for j, d in ((2, 0), (6, 1), (0, 2), (4, 0)):
+        step = np.zeros_like(items)
+        step[j, d] = 1e-6
+        number = (wmw(users, items + step, taken, aim, 3, 0.3)[0]
+                  - wmw(users, items - step, taken, aim, 3, 0.3)[0]) / 2e-6
+        assert pull[j, d] == pytest.approx(number, rel=1e-4, abs=1e-7)
+
+
+def test_the_most_influential_are_chosen(data: Dataset) -> None:
+    taken = clicks(data).double().numpy()
+    users, items = als.fit(csr_matrix(taken), als.start(80, 4, np.random.default_rng(0)), 1.0, 10,
+                           alpha=1.0)
+    aim = np.zeros(80)
+    aim[10] = 1.0
+    attack = InfluenceProfiles(share=0.25, dim=4, reg=1.0)
+    chosen = attack.influential(taken, users, items, aim)
+    assert len(chosen) == 30
+    assert taken[chosen, 10].mean() > taken[:, 10].mean()  # who has the target raises it
+
+
+# -- what the attacks do -----------------------------------------------------------------------
+
+def standing(data: Dataset, attack: ProfileAttack, model: ALS, seed: int) -> tuple[float, float]:
+    """Hit rate at 10 of the targets, and their mean score, after the attack."""
+    ctx = Context(seed)
+    made = build(model, attack.poison(data, ctx), ctx)
+    made.fit(NoDefense(), lambda event: None)
+    scores, targets = made.scores(torch.arange(data.n_genuine)), attack.pick(data, ctx)
+    return target_hits(scores, clicks(data), targets, 10), float(scores[:, targets].mean())
+
+
+SMOOTH = ALS(dim=4, reg=5.0)
+RATED = ALS(dim=8, reg=1.0, feedback="explicit")
+
+
+@pytest.mark.parametrize(("attack", "model"), [
+    (PgaProfiles(budget=0.1, targets=2, dim=4, reg=5.0, feedback="implicit"), SMOOTH),
+    (InfluenceProfiles(budget=0.1, targets=2, dim=4, reg=5.0, steps=10), SMOOTH),
+    (PgaProfiles(budget=0.1, targets=2, dim=8, reg=1.0), RATED)])
+def test_they_push_more_than_what_they_begin_with(data: Dataset, attack: Any,
+                                                  model: ALS) -> None:
+    hits = [[standing(data, replace(attack, steps=steps), model, seed)[0] for seed in (0, 1)]
+            for steps in (0, attack.steps)]
+    assert np.mean(hits[1]) > 1.2 * np.mean(hits[0])
+
+
+def test_pga_nukes_by_low_ratings(data: Dataset) -> None:
+    attack = PgaProfiles(goal="nuke", budget=0.1, targets=2, stratum="head", dim=8, reg=1.0)
+    clean = build(RATED, data, Context(0))
+    clean.fit(NoDefense(), lambda event: None)
+    before = clean.scores(torch.arange(data.n_genuine))[:, attack.pick(data, Context(0))].mean()
+    found, start = (standing(data, replace(attack, steps=s), RATED, 0) for s in (20, 0))
+    assert found[1] < before - 0.1
+    assert found[0] <= start[0]
+    poisoned = attack.poison(data, Context(0))
+    fake = poisoned.train[poisoned.train.users >= data.n_users]
+    assert fake.ratings is not None
+    assert (fake.ratings[np.isin(fake.items, attack.pick(data, Context(0)))] == 1).all()
+
+
+def test_where_pga_cannot_act(data: Dataset) -> None:
+    implicit = Blocks(explicit=False).load()
+    assert "has none" in (PgaProfiles(feedback="explicit").unfit(BPRMF(), implicit) or "")
+    assert "low ratings" in (PgaProfiles(goal="nuke", feedback="implicit").unfit(BPRMF(), data)
+                             or "")
+    assert "low ratings" in (PgaProfiles(goal="nuke").unfit(BPRMF(), implicit) or "")
+    with pytest.raises(InputError, match="cannot nuke"):
+        InfluenceProfiles(goal="nuke")
+
+
+def test_the_availability_utility_is_climbed(data: Dataset) -> None:
+    """With it all but alone, what other items' scores drift by more than doubles."""
+    for seed in (0, 1):
+        ctx = Context(seed)
+        PgaProfiles(budget=0.1, targets=1, dim=4, reg=5.0, availability=100.0).poison(data, ctx)
+        losses = ctx.notes["target_loss"]
+        assert losses["taken"] < 2 * losses["first"] < 0
+
+
+def test_a_white_box_pga_takes_the_victims_parameters(data: Dataset) -> None:
+    from bench.victim import Victim
+
+    attack = PgaProfiles(knowledge="white", dim=5, reg=2.0, alpha=3.0)
+    for model, wanted in ((ALS(dim=7, reg=4.0, alpha=6.0), (7, 4.0, 6.0)),
+                          (BPRMF(), (5, 2.0, 3.0))):
+        victim = Victim(model, NoDefense(), Context(0), lambda: pytest.fail("not needed"))
+        assert attack._settings(Context(0, victim=victim), False) == wanted
+    assert replace(attack, knowledge="gray")._settings(Context(0, victim=None), False)[0] == 5
+
+
+def test_budgets_and_black_box(data: Dataset) -> None:
+    for attack in (PgaProfiles(budget=0.05, length=9, targets=3, steps=2, dim=4, knowledge="black"),
+                   InfluenceProfiles(budget=0.05, length=9, targets=3, steps=2, dim=4,
+                                     knowledge="black")):
+        poisoned = attack.poison(data, Context(0, victim=None))
+        fake = poisoned.train[poisoned.train.users >= data.n_users]
+        assert (np.bincount(fake.users - data.n_users) == 9).all()
