@@ -30,6 +30,7 @@ from bench.api import (
 from bench.errors import InputError
 from bench.models.base import Recommender, TorchRecommender, build
 from bench.plugin import Plugin
+from bench.stages import without_test
 from bench.testing import Skip
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Lab:
         reasons = []
         for name, params in (("bprmf", BPRMF), ("SASRec", {"epochs": 2, "max_length": 8}),
                              ("als", {"feedback": "explicit", "dim": 8, "reg": 1.0}),
+                             ("EASE", {}),
                              ("vbpr", {"dim": 16, "epochs": 15, "batch_size": 256,
                                        "learning_rate": 0.05, "patience": 0})):
             plugin = cast(ModelPlugin, self.registry.make("models", {"name": name,
@@ -157,10 +159,12 @@ def biased() -> ModelPlugin:
 
 def fit(plugin: ModelPlugin, data: Dataset, seed: int = 0, defense: Defense | None = None,
         ctx: Context | None = None) -> Recommender:
-    """A model trained as a job would."""
-    model = build(plugin, data, ctx or Context(seed))
-    model.fit(defense or no_defense(), lambda event: None)
-    return model
+    """A model trained and served as a job would: the data cleaned, the model hardened."""
+    ctx, defense = ctx or Context(seed), defense or no_defense()
+    cleaned = defense.clean(without_test(data), ctx)
+    model = build(plugin, cleaned.replace(test=data.test), ctx)
+    model.fit(defense, lambda event: None)
+    return defense.harden(model, without_test(model.data), ctx)
 
 
 def trained_bprmf(seed: int = 0) -> TorchRecommender:
@@ -257,6 +261,14 @@ def _fingerprint(lab: Lab, seed: int) -> tuple[str, bool]:
         from bench import _contracts_clients
 
         return _contracts_clients.fingerprint(lab, ctx), bool(ctx.asked)
+    if any(b.__name__ == "NaturalNoise" for b in type(plugin).__mro__):
+        noisy = plugin.before_training(lab.data(), ctx) if plugin.trains else plugin.shifted(
+            lab.data(), ctx)
+        return digest(noisy.train, noisy.test), bool(ctx.asked)
+    if any(b.__name__ == "PrivacyAttack" for b in type(plugin).__mro__):
+        from bench._contracts_inference import inferred
+
+        return digest(inferred(lab, seed)[0]), False
     if isinstance(plugin, Defense):
         cleaned = plugin.clean(poisoned(), ctx)
         model = lab.model(plugin, seed)

@@ -1,0 +1,245 @@
+"""Membership and attribute inference: against brute force, against chance, and against DP."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bench.api import Context, Dataset
+from bench.attacks.attribute_inference import AttributeInference
+from bench.attacks.lira import LiRA, likelihood_ratio
+from bench.attacks.membership_scores import MembershipScores
+from bench.attacks.shadow_user_membership import ShadowUserMembership
+from bench.datasets.blocks import Blocks
+from bench.defenses.dp_sgd import DpSgd
+from bench.defenses.none import NoDefense
+from bench.inference import matched_pairs
+from bench.models.base import Recommender, build
+from bench.models.bprmf import BPRMF
+from bench.registry import Registry
+from bench.roc import auc, clopper_pearson, measured, tpr_at
+from bench.serving import folded_in
+from bench.stages import Prepared, prepare, under_attack
+from bench.victim import Victim
+
+OVERFIT = BPRMF(dim=32, epochs=150, batch_size=256, learning_rate=0.05, patience=0)
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return Blocks(users=80, items=120, length=20).load()
+
+
+def context(data: Dataset, plugin: Any, defense: Any = None, seed: int = 0) -> Context:
+    return Context(seed, victim=Victim(plugin, defense or NoDefense(), Context(seed),
+                                       lambda: pytest.fail("not asked for")))
+
+
+def trained(plugin: Any, data: Dataset, defense: Any = None, seed: int = 0) -> Recommender:
+    made = build(plugin, data, Context(seed))
+    made.fit(defense or NoDefense(), lambda event: None)
+    return made
+
+
+def attack(plugin: Any, victim: Any, data: Dataset, defense: Any = None, seed: int = 0
+           ) -> dict[str, float]:
+    ctx = context(data, victim, defense, seed)
+    prepared = prepare(data, plugin if plugin.trains else None, defense or NoDefense(), ctx)
+    model = trained(victim, prepared.train, defense, seed)
+    with under_attack(plugin, model, prepared, ctx) as struck:
+        return struck.privacy
+
+
+# -- figures -----------------------------------------------------------------------------------
+
+def test_auc_and_tpr_by_counting() -> None:
+    rng = np.random.default_rng(0)
+    members, others = rng.integers(0, 9, 40) / 2, rng.integers(0, 9, 60) / 2
+    by_hand = np.mean([(m > o) + 0.5 * (m == o) for m in members for o in others])
+    assert auc(members, others) == pytest.approx(by_hand)
+    for rate in (0.0, 0.05, 0.2, 1.0):
+        best = max(float((members > c).mean()) for c in [-1.0, *others, *members]
+                   if (others > c).mean() <= rate)
+        assert tpr_at(members, others, rate)[0] == pytest.approx(best)
+
+
+def test_clopper_pearson_by_the_binomial() -> None:
+    from scipy.stats import binom
+
+    for hits, n in ((0, 20), (3, 20), (20, 20)):
+        low, high = clopper_pearson(hits, n)
+        if hits:
+            assert binom.sf(hits - 1, n, low) == pytest.approx(0.025, abs=1e-6)
+        if hits < n:
+            assert binom.cdf(hits, n, high) == pytest.approx(0.025, abs=1e-6)
+    assert clopper_pearson(0, 20)[0] == 0.0
+
+
+def test_the_interval_covers_and_the_proven_epsilon_is_a_bound() -> None:
+    rng = np.random.default_rng(1)
+    is_member, owners = np.arange(600) % 2 == 0, np.arange(600) // 4
+    covered, proven = 0, []
+    for n in range(20):
+        scores = rng.normal(size=600) + 0.5 * is_member
+        found = measured(scores, is_member, owners, np.random.default_rng(n), draws=200)
+        truth = 0.5 * (1 + math.erf(0.5 / 2))  # Φ(d′/√2)
+        covered += found["mia-auc-low"] <= truth <= found["mia-auc-high"]
+        blind = measured(rng.normal(size=600), is_member, owners, np.random.default_rng(n), 50)
+        proven.append(blind["mia-epsilon"])
+    assert covered >= 16
+    assert max(proven) < 0.8  # nothing is proven about scores that know nothing
+
+
+# -- candidates --------------------------------------------------------------------------------
+
+def test_candidates_are_balanced_and_popularity_tells_nothing(data: Dataset) -> None:
+    drawn, is_member = matched_pairs(data, 400, Context(0))
+    assert abs(int(is_member.sum()) - int((~is_member).sum())) == 0
+    rows = {(u, i) for part in (data.train, data.valid, data.test)
+            for u, i in zip(part.users.tolist(), part.items.tolist(), strict=True)}
+    train = set(zip(data.train.users.tolist(), data.train.items.tolist(), strict=True))
+    pairs = list(zip(drawn.users.tolist(), drawn.items.tolist(), strict=True))
+    assert len(set(pairs)) == len(pairs)
+    assert all((p in train) == m for p, m in zip(pairs, is_member.tolist(), strict=True))
+    assert all(m or p not in rows for p, m in zip(pairs, is_member.tolist(), strict=True))
+    left = drawn.background.train
+    assert not train & set(pairs) & set(zip(left.users.tolist(), left.items.tolist(),
+                                            strict=True))
+    popular = data.popularity[drawn.items] - is_member  # what others took
+    assert abs(auc(popular[is_member].astype(float), popular[~is_member].astype(float)) - 0.5) < .08
+    assert len(drawn.added(np.ones(len(pairs), bool)).train) == len(left) + len(pairs)
+
+
+def test_order_of_the_candidates_says_nothing(data: Dataset) -> None:
+    _, is_member = matched_pairs(data, 400, Context(0))
+    place = np.arange(len(is_member)).astype(float)
+    assert abs(auc(place[is_member], place[~is_member]) - 0.5) < 0.1
+
+
+# -- attacks -----------------------------------------------------------------------------------
+
+def test_overfit_models_tell_and_untrained_ones_do_not(data: Dataset) -> None:
+    found = attack(MembershipScores(candidates=400), OVERFIT, data)
+    assert found["mia-auc-low"] > 0.7
+    still = build(OVERFIT, data, Context(0))
+    prepared = Prepared(data, data, data, None)
+    with under_attack(MembershipScores(candidates=400), still, prepared,
+                      context(data, OVERFIT)) as struck:
+        assert struck.privacy["mia-auc-low"] <= 0.5 <= struck.privacy["mia-auc-high"]
+
+
+def test_rank_and_margin_agree_on_who_is_in(data: Dataset) -> None:
+    assert attack(MembershipScores(candidates=400, statistic="rank"), OVERFIT,
+                  data)["mia-auc"] > 0.7
+
+
+def test_the_likelihood_ratio_by_hand() -> None:
+    from scipy.stats import norm
+
+    found = np.array([[1.0, 0.0], [3.0, 1.0], [-1.0, 4.0], [0.0, 6.0]])
+    inside = np.array([[1, 0], [1, 0], [0, 1], [0, 1]], bool)
+    observed = np.array([1.8, 0.7])
+    sd_in = math.sqrt(((1 - 2)**2 + (3 - 2)**2 + (4 - 5)**2 + (6 - 5)**2) / 2)
+    sd_out = math.sqrt((0.5**2 * 2 + 0.5**2 * 2) / 2)
+    by_hand = [norm.logpdf(1.8, 2, sd_in) - norm.logpdf(1.8, -0.5, sd_out),
+               norm.logpdf(0.7, 5, sd_in) - norm.logpdf(0.7, 0.5, sd_out)]
+    assert likelihood_ratio(observed, found, inside) == pytest.approx(by_hand)
+    assert by_hand[0] > 0 > by_hand[1]  # high means member
+
+
+def test_lira_finds_members_and_is_not_misled_by_taste(data: Dataset) -> None:
+    """Train on a random half of the candidates. The score alone ranks what a user likes above
+    what was trained on; the likelihood ratio ranks by membership."""
+    victim = BPRMF(dim=16, epochs=12, batch_size=512, learning_rate=0.03, patience=0)
+    lira = LiRA(candidates=300, shadows=16)
+    drawn, liked = matched_pairs(data, 300, Context(0))
+    inside = np.random.default_rng(3).permutation(np.arange(len(liked)) < len(liked) // 2)
+    model, ctx = trained(victim, drawn.added(inside)), context(data, victim)
+    by_taste, by_membership = {}, {}
+    for plugin in (MembershipScores(candidates=300), lira):
+        scores = plugin.judge(model, drawn, ctx)
+        by_taste[plugin.name] = auc(scores[liked], scores[~liked])
+        by_membership[plugin.name] = auc(scores[inside], scores[~inside])
+    assert by_membership["lira"] > by_membership["membership-scores"]
+    assert by_membership["lira"] > 0.8
+    assert abs(by_taste["lira"] - 0.5) < abs(by_taste["membership-scores"] - 0.5)
+
+
+def test_each_candidate_is_in_half_of_the_shadows(data: Dataset,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Dataset] = []
+
+    def shadow(self: Victim, data: Dataset, **more: Any) -> Recommender:
+        seen.append(data)
+        return build(OVERFIT, data, Context(int(more["seed"])))
+
+    monkeypatch.setattr(Victim, "trained", shadow)
+    attack(LiRA(candidates=60, shadows=6), OVERFIT, data)
+    drawn, _ = matched_pairs(data, 60, Context(0))
+    keys = drawn.users * data.n_items + drawn.items
+    held = sum(np.isin(keys, d.train.users * data.n_items + d.train.items).astype(int)
+               for d in seen)
+    assert (held == 3).all()
+
+
+def test_users_outside_are_told_by_popular_lists(data: Dataset) -> None:
+    found = attack(ShadowUserMembership(held_out=0.5, dim=16, k=8), OVERFIT, data)
+    assert found["mia-auc"] > 0.6
+
+
+def test_folded_in_users_are_served_by_their_history() -> None:
+    data = Blocks(users=80, items=60, length=12).load()
+    plugin: Any = Registry().make("models", {"name": "EASE", "params": {}})
+    away = np.zeros(data.n_users, bool)
+    away[:30] = True
+    model = trained(plugin, data.without_users(away))
+    full = folded_in(model, plugin, data, Context(0))
+    users = torch.arange(30)
+    with torch.no_grad():
+        inside, outside = full.scores(users, "valid"), model.scores(users, "valid")
+    assert float(inside.std(dim=1).min()) > 0
+    assert float(outside.abs().max()) == 0.0
+    held = attack(ShadowUserMembership(held_out=0.5, dim=8, k=8, serving="fold-in"), plugin, data)
+    shown = attack(ShadowUserMembership(held_out=0.5, dim=8, k=8), plugin, data)
+    assert shown["mia-auc"] > held["mia-auc"] - 0.05
+
+
+def test_a_model_without_histories_cannot_fold_in(data: Dataset) -> None:
+    reason = ShadowUserMembership(serving="fold-in").unfit(OVERFIT, data)
+    assert reason is not None
+    assert "cannot serve" in reason
+
+
+def test_privacy_bounds_what_membership_finds(data: Dataset) -> None:
+    """TPR ≤ e^ε · FPR + δ for the trained pipeline, and less than without privacy."""
+    defense = DpSgd(epsilon=1.0, sample_rate=0.2, accountant="rdp")
+    victim = BPRMF(dim=8, epochs=10, batch_size=512, learning_rate=0.05, patience=0)
+    bare = attack(MembershipScores(candidates=400), OVERFIT, data)
+    found = attack(MembershipScores(candidates=400), victim, data, defense)
+    for rate in (0.001, 0.01):
+        low = found[f"mia-tpr@{100 * rate:g}%fpr-low"]
+        assert low <= math.e * rate + 1e-5
+    assert found["mia-auc"] < bare["mia-auc"]
+    assert found["mia-epsilon"] <= 1.0
+
+
+# -- attributes --------------------------------------------------------------------------------
+
+def test_what_is_in_the_history_is_found_and_what_is_not_is_not(data: Dataset) -> None:
+    block = np.array([f"b{u % 4}" for u in range(data.n_genuine)], object)
+    rng = np.random.default_rng(0)
+    told = data.replace(user_attributes={**data.user_attributes, "block": block,
+                                         "coin": rng.permutation(np.repeat(["x", "y"], 40))})
+    for source in ("vectors", "lists", "history"):
+        found = attack(AttributeInference(attribute="block", source=source, permutations=3),
+                       OVERFIT, told)
+        assert found["attribute-auc-low"] > 0.8, source
+        assert abs(found["attribute-floor"] - 0.5) < 0.1
+    coin = attack(AttributeInference(attribute="coin", permutations=3), OVERFIT, told)
+    assert coin["attribute-auc-low"] < 0.6
+    reason = AttributeInference(attribute="shoe size").unfit(OVERFIT, data)
+    assert reason is not None
