@@ -388,6 +388,25 @@ def test_naive_bayes_from_labels_alone_is_scikit_learns():
     assert NaiveBayes(x, y, other, 0.0, 5)(other) == pytest.approx(log[:, 1] - log[:, 0])
 
 
+def test_one_round_of_em_against_loops():
+    rng = np.random.default_rng(1)
+    x, labels = rng.normal(0, 1, (12, 2)), np.arange(12) >= 8
+    x[labels] += 2
+    free, other = rng.normal(1, 2, (9, 2)), rng.normal(0, 2, (5, 2))
+    fake = 1 / (1 + np.exp(-NaiveBayes(x, labels, free, 0.0, 0)(free)))
+    both = np.r_[x, free]
+    log = []
+    for kind in (False, True):
+        weight = np.r_[labels == kind, 0.3 * (fake if kind else 1 - fake)]
+        mean = (weight[:, None] * both).sum(axis=0) / weight.sum()
+        variance = (weight[:, None] * (both - mean)**2).sum(axis=0) / weight.sum()
+        prior = weight.sum() / (12 + 0.3 * 9)
+        log.append(np.log(prior) - sum(np.log(2 * np.pi * v) / 2 + (other[:, k] - m)**2 / (2 * v)
+                                       for k, (m, v) in enumerate(zip(mean, variance,
+                                                                      strict=True))))
+    assert NaiveBayes(x, labels, free, 0.3, 1)(other) == pytest.approx(log[1] - log[0], rel=1e-6)
+
+
 def test_unlabelled_users_improve_naive_bayes():
     """Few labels place the fakes badly; EM finds where most of them are."""
     rng = np.random.default_rng(3)
