@@ -35,26 +35,27 @@ class DPALS(ModelPlugin):
     noise from a seeded generator, and a defense beside it: then no ε is quoted.
 
     The k items are drawn uniformly, or, `sampling: tail`, are the rarest of a user by noised
-    counts, as the authors advise against skew. noise_multiplier 0 with row_clip .inf and as many
-    interactions as a user has is `als`.
+    counts, as the authors advise against skew. A row_clip longer than users' vectors are wastes
+    ε: most should be clipped (facts, clipped_share). noise_multiplier 0 with row_clip .inf and as
+    many interactions as a user has is `als`.
 
-    Example: models: [als, {dpals: {epsilon: [1, 8], dim: 16}}]
+    Example: models: [als, {dpals: {epsilon: [1, 8], row_clip: 0.1}}]
     """
 
     name = "dpals"
-    dim: int = param(16, "length of the user and item vectors", low=1)
+    dim: int = param(8, "length of the user and item vectors", low=1)
     feedback: str = param("implicit", "learns from choices, or from ratings",
                           choices=("implicit", "explicit"))
     reg: float = param(10.0, "weight of the squared norms of the vectors", above=0)
     alpha: float = param(1.0, "extra confidence in a pair that was taken (implicit)", above=0)
-    iterations: int = param(5, "rounds of both half-steps; each costs privacy", low=1)
+    iterations: int = param(2, "rounds of both half-steps; each costs privacy", low=1)
     init_std: float = param(0.1, "standard deviation of the initial item vectors", above=0)
     epsilon: float = param(8.0, "privacy loss that may be spent", above=0)
     delta: float = param(1e-5, "probability with which the bound may fail; well below one over "
                          "the number of users", above=0, high=0.5)
     noise_multiplier: float | None = param(None, "σ, instead of what epsilon needs; 0: no noise "
                                            "and no privacy", low=0)
-    row_clip: float = param(1.0, "largest norm of a user's vector in the sums (Γ_u); .inf does "
+    row_clip: float = param(0.1, "largest norm of a user's vector in the sums (Γ_u); .inf does "
                             "not clip and asks for noise_multiplier 0", above=0, high=math.inf)
     max_interactions: int = param(40, "items of a user that enter the sums (k)", low=1)
     sampling: str = param("uniform", "which k: uniform, or tail (the rarest, by noised counts)",
