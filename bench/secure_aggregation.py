@@ -3,16 +3,16 @@
 Bonawitz et al., "Practical secure aggregation for privacy-preserving machine learning", CCS 2017;
 on a sparse graph of neighbours as in Bell et al., "Secure single-server aggregation with
 (poly)logarithmic overhead", CCS 2020. In a round, client u
-- makes a key pair (a_u, g^{a_u}) and a seed b_u, and deals Shamir shares of a_u and b_u to its
+- makes a key pair (a_u, g^a_u) and a seed b_u, and deals Shamir shares of a_u and b_u to its
   neighbours, of which any t together give the secret back;
-- agrees with each neighbour v on a seed s_uv = H(g^{a_u a_v});
+- agrees with each neighbour v on a seed s_uv = H(g^(a_u a_v));
 - uploads y_u = x_u + PRG(b_u) + Σ_{v>u} PRG(s_uv) − Σ_{v<u} PRG(s_uv) modulo 2³².
 Pairwise masks cancel in the sum of all. For a client who dropped out after dealing, the neighbours
 hand their shares of a_u, so that its pair masks can be taken out of the others' uploads; for one
 who uploaded, those of b_u; never both, which would bare x_u.
 
 What is simulated: all parties run in one process, messages are not encrypted or signed, the group
-(modulo the Mersenne prime 2^521 − 1) and the generator of masks (Philox) are not hard enough for
+(modulo the Mersenne prime 2^127 − 1) and the generator of masks (Philox) are not hard enough for
 real use, and seeds come from the run's. What is exact: the algebra, and so the sum.
 """
 
@@ -32,9 +32,10 @@ from bench.errors import BenchError, PluginError
 Words = npt.NDArray[np.uint32]
 
 BITS = 32
-FIELD = 2**521 - 1  # a prime: the field of the shares, and the group of the key agreement
+FIELD = 2**127 - 1  # a prime: the field of the shares, and the group of the key agreement
 _GENERATOR = 3
-_SECRET = 256  # bits of keys and seeds
+_SECRET = 120  # bits of keys and seeds
+_WIDTH = 16  # bytes of a number of the field
 
 
 class LostRoundError(BenchError):
@@ -63,7 +64,7 @@ def deal(secret: int, names: Sequence[int], threshold: int,
     """Shamir shares of a secret (CACM 1979): values at name + 1 of a random polynomial of degree
     threshold − 1 whose constant is the secret. Any `threshold` of them determine it, fewer say
     nothing."""
-    coefficients = [secret, *(_bits(rng, 520) for _ in range(threshold - 1))]
+    coefficients = [secret, *(_bits(rng, 256) % FIELD for _ in range(threshold - 1))]
     shares = {}
     for name in names:
         value = 0
@@ -88,7 +89,7 @@ def recover(shares: dict[int, int]) -> int:
 
 def words(seed: int, size: int) -> Words:
     """Pseudo-random 32-bit words of a seed, (size,)."""
-    key = int.from_bytes(hashlib.sha256(seed.to_bytes(66, "big")).digest()[:16], "big")
+    key = int.from_bytes(hashlib.sha256(seed.to_bytes(_WIDTH, "big")).digest()[:16], "big")
     drawn: Words = np.random.Generator(np.random.Philox(key=key)).integers(
         0, 2**BITS, size, dtype=np.uint32)
     return drawn
@@ -133,7 +134,7 @@ class Round:
             self._shares[u] = tuple(deal(s, others, self.threshold[u], rng)
                                     for s in (secret, seed))
         degree = max((len(v) for v in self.neighbours.values()), default=0)
-        self.bytes_per_upload = 4 * size + 66 * (1 + 2 * degree)  # words, a key, shares
+        self.bytes_per_upload = 4 * size + _WIDTH * (1 + 2 * degree)  # words, a key, shares
 
     def upload(self, client: int, values: Ints) -> None:
         """Client side: mask the numbers, (size,), and hand them over."""

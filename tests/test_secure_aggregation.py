@@ -220,7 +220,7 @@ def test_uploads_that_are_hidden_are_whole_tables():
     _, plain = trained()
     _, masks = trained(secure="masks", neighbours=2)
     assert plain["bytes_up_per_client"] < 20 * 4 * 4 + 20 * 4
-    assert masks["bytes_up_per_client"] == 20 * 4 * 4 + 66 * (1 + 2 * 2)
+    assert masks["bytes_up_per_client"] == 20 * 4 * 4 + 16 * (1 + 2 * 2)
     assert masks["bytes_down_per_client"] == plain["bytes_down_per_client"] == 20 * 4 * 4
 
 
