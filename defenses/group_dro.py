@@ -130,6 +130,7 @@ class _Weights:
         there = torch.where(count > 0, self.log_q, -torch.inf)
         q = torch.softmax(there, 0)  # (G,)
         for g in count.nonzero()[:, 0].tolist():
-            self.facts[self.names[g]] = {"weight": float(self.log_q[g].exp()),
-                                         "loss": float(mean[g])}
+            self.facts[self.names[g]] = {"loss": float(mean[g])}
+        for name, fact in self.facts.items():  # the weight of those absent here falls too
+            fact["weight"] = float(self.log_q[self.names.index(name)].exp())
         return (q / count.clamp_min(1))[of].to(terms.losses.dtype) * len(of)
