@@ -36,22 +36,24 @@ def clicks(data: Dataset) -> Tensor:
     return made[made.any(dim=1)]
 
 
-def weights(x: Tensor, weight: float) -> Tensor:
-    """`weight` where x > 0, 1 elsewhere: a constant in x, as in Tang et al. (2020)."""
-    return torch.where(x.detach() > 0, weight, 1.0)  # (n, m)
+def weights(x: Tensor, weight: float, other: float = 1.0) -> Tensor:
+    """`weight` where x > 0, `other` elsewhere: a constant in x, as in Tang et al. (2020)."""
+    return torch.where(x.detach() > 0, weight, other)  # (n, m)
 
 
 @dataclass(frozen=True)
 class WMF:
     """Weighted matrix factorisation over every cell of the matrix (Hu et al. 2008): s = P Qᵀ.
 
-    loss = Σ w (x − s)², or with `logistic` Σ w (−x log σ(s) − (1 − x) log(1 − σ(s))).
+    loss = Σ w (x − s)², or with `logistic` Σ w (−x log σ(s) − (1 − x) log(1 − σ(s))); w is `weight`
+    where x > 0 and `other` elsewhere. With `other` 0 and ratings for x, rated pairs alone teach.
     """
 
     dim: int = 64
     weight: float = 20.0
     std: float = 0.1
     logistic: bool = False
+    other: float = 1.0
 
     def start(self, users: int, items: int, rng: torch.Generator) -> Params:
         """Q (m, d), then P (n, d): more users leave the draws of the others as they were."""
@@ -63,14 +65,14 @@ class WMF:
         return users @ items.T  # (n, m)
 
     def loss(self, params: Params, x: Tensor) -> Tensor:
-        s, w = self.scores(params, x), weights(x, self.weight)
+        s, w = self.scores(params, x), weights(x, self.weight, self.other)
         each = F.softplus(s) - x * s if self.logistic else (x - s).square()
         return (w * each).sum()
 
     def slope(self, x: Tensor) -> Slope:
         """The gradient of the loss in the parameters, written out: several times faster than by
         autograd, and differentiable once more, in the parameters and in x."""
-        w = weights(x, self.weight)
+        w = weights(x, self.weight, self.other)
 
         def at(params: Params) -> Params:
             items, users = params
