@@ -17,6 +17,7 @@ from bench._board_view import (
     signed,
     significant,
 )
+from bench.flags import epsilon_asked
 from bench.leaderboard import Entry, Estimate
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def _estimate(e: Estimate) -> View:
 
 
 DETECTION = (("flagged", "flagged"), ("precision", "precision"), ("recall", "recall"),
-             ("AUC", "auc"), ("genuine flagged", "false_positive_rate"))
+             ("AUC", "auc"), ("genuine flagged", "false_positives"))
 
 
 def detection(b: Builder, dataset: str) -> Table | None:
@@ -133,6 +134,7 @@ def detection(b: Builder, dataset: str) -> Table | None:
         if row[0] != dataset or not facts or not any("recall" in f for f in facts):
             continue
         views = [*b.names(row), View(b.short["attack"].get(attack, attack), full=attack)]
+        views[-1] = View(views[-1].text, full=attack, flags=b.codes(row, attack, ("met-before",)))
         views += [_mean([f.get(key) for f in facts]) for _, key in DETECTION]
         rows.append([*views, _worst_group(facts)])
     if not rows:
@@ -147,7 +149,7 @@ def detection(b: Builder, dataset: str) -> Table | None:
 def _worst_group(facts: Sequence[Any]) -> View:
     groups: dict[str, list[float]] = {}
     for f in facts:
-        for group, value in (f.get("false_positive_rate_by_group") or {}).items():
+        for group, value in (f.get("false_positives_by_group") or {}).items():
             if isinstance(value, (int, float)):
                 groups.setdefault(group, []).append(float(value))
     if not groups:
@@ -173,7 +175,7 @@ def privacy(b: Builder, dataset: str) -> Table | None:
             continue
         epsilon = [float(p["epsilon"]) for p in spent if "epsilon" in p]
         delta = [float(p["delta"]) for p in spent if "delta" in p]
-        asked = clean.first.defense.params.get("epsilon")
+        asked = epsilon_asked(clean.first)
         rows.append([
             *b.names(row),
             View(NONE if asked is None else f"{asked:g}"),

@@ -15,6 +15,7 @@ from bench.profile_attack import Profile, ProfileAttack
 
 if TYPE_CHECKING:
     from bench.models.base import Recommender
+    from bench.training import FitResult
 
 __all__ = ["STRATA", "Attack", "Context", "Dataset", "DatasetPlugin", "Defense",
            "EmbeddingAttack", "Interactions", "ModelPlugin", "Plugin", "Profile",
@@ -67,6 +68,10 @@ class ModelPlugin(Plugin, ABC):
     @abstractmethod
     def build(self, data: Dataset, ctx: Context) -> Recommender:
         """An untrained recommender for this data, drawn from torch's (seeded) generator."""
+
+    def spent(self, fit: FitResult) -> dict[str, float]:
+        """Privacy spent by a training that is private by itself: epsilon, delta; else empty."""
+        return {}
 
     def unfit(self, data: Dataset) -> str | None:
         """Why this model cannot run on this data, or None."""

@@ -172,6 +172,9 @@ class OwnFakes(Defense):
                 return f"{self.name} cannot make fakes of its own by {name}: {reason}"
         return None
 
+    def uses(self) -> tuple[tuple[str, str], ...]:
+        return tuple(("attacks", name) for name in self.families())
+
     def trained_on_attack(self, attack: str, ratings: bool) -> bool:
         """Whether an attack of this name is among those trained on, or makes the same rows where
         nobody reads `ratings`."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 from bench.attack import Attack, Struck, ThreatModel
 from bench.context import Context
 from bench.data import Dataset
-from bench.errors import BenchError, PluginError
+from bench.errors import CannotActError, PluginError
 from bench.plugin import param
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class EmbeddingAttack(Attack):
             if table.role in (("user", "item") if self.tables == "both" else (self.tables,)):
                 found[key] = self.eps * (table.median_norm(self.norm) if self.relative else 1.0)
         if not found:
-            raise PluginError(f"{self.name}: the model has no {self.tables} table to perturb")
+            raise CannotActError(f"the model has no {self.tables} table to perturb")
         return found
 
     @contextlib.contextmanager
@@ -98,8 +98,8 @@ class EmbeddingAttack(Attack):
         if not self.adaptive and ctx.victim is not None:
             source = innermost(ctx.victim.undefended())
         if not isinstance(bare, TorchRecommender) or not isinstance(source, TorchRecommender):
-            raise BenchError(f"{self.name} perturbs learned vectors, and the model as it is served "
-                             f"({type(bare).__name__}) has none")
+            raise CannotActError(f"{self.name} perturbs learned vectors, and the model as it is "
+                                 f"served ({type(bare).__name__}) has none")
         radii = self.radii(bare)  # before the perturbation, which changes the median row norm
         delta = self.perturbation(source, prepared.train, ctx, radii)
         with bare.perturbed(delta):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from bench._cells import Cell
 from bench.leaderboard import Board, Entry, Row
 
 CONTROL = "noise"  # the attack that every embedding attack must beat
@@ -52,6 +53,8 @@ EXPLAINED = {
                        "badly, and the defense may be weaker than it looks",
     "dp-bound": "a membership attack is better than the privacy promised allows: the promise, "
                 "or its implementation, is broken",
+    "met-before": "the detector was trained with this very attack: what it finds says nothing of "
+                  "attacks that it has not met",
     "static-only": "only attacks that do not know of the defense were tried; an adaptive one may "
                    "pass it",
     "epsilon-differs": "the privacy spent is not the privacy asked for",
@@ -235,10 +238,25 @@ def dp_bound(board: Board) -> Iterator[Flag]:
                                f"{found[1]} % FPR, allowed {bound:.4g} (seed {cell.seed})")
 
 
+def met_before(board: Board) -> Iterator[Flag]:
+    """A detector is judged on the attack that made its examples."""
+    for e in _ran(board):
+        seen = [c for c in e.ok.values()
+                if (c.facts.get("defense") or {}).get("trained_on_evaluated_attack") is True]
+        if seen:
+            yield Flag("met-before", e.row, e.attack, f"trained with {e.first.attack.name}")
+
+
+def epsilon_asked(cell: Cell) -> Any:
+    """The ε that the defense was given, or else the model, which may be private by itself."""
+    asked = cell.defense.params.get("epsilon")
+    return cell.model.params.get("epsilon") if asked is None else asked
+
+
 def epsilon_differs(board: Board) -> Iterator[Flag]:
     """The defense's epsilon parameter and the epsilon spent differ by more than 1 %."""
     for e in _ran(board):
-        asked = e.first.defense.params.get("epsilon")
+        asked = epsilon_asked(e.first)
         if e.first.attack.name != "none" or not isinstance(asked, (int, float)) or not asked:
             continue
         off = {c.privacy["epsilon"] for c in e.ok.values() if "epsilon" in c.privacy
@@ -313,5 +331,5 @@ def failed(board: Board) -> Iterator[Flag]:
 
 CHECKS: tuple[Check, ...] = (
     weaker_than_noise, pgd_weaker_than_fgsm, noise_floor, more_steps_weaker, larger_eps_weaker,
-    adaptive_weaker, dp_bound, static_only, epsilon_differs, missing_seeds, one_seed,
+    adaptive_weaker, dp_bound, met_before, static_only, epsilon_differs, missing_seeds, one_seed,
     exposure_floor, small_groups, ties, not_above_pop, failed)

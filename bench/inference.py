@@ -133,7 +133,7 @@ def matched_pairs(data: Dataset, count: int, ctx: Context
         users.append(user)
         members.append(item)
         others.append(partner)
-        if 2 * len(users) >= count:
+        if 2 * len(users) >= min(count, len(rows)):  # as many positives stay in the background
             break
     if not users:
         raise CannotActError("no user has both a train positive and an item that is free")

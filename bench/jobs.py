@@ -165,7 +165,8 @@ class _Run:
         costs["defense_seconds"] += time.perf_counter() - start
         defense_facts = plain({**self.defense.facts(prepared.attacked, prepared.train),
                                **self.defense.served_facts(model)})
-        privacy = plain(self.defense.spent(fit))
+        plugin: ModelPlugin = self._make("models", self.job["model"])
+        privacy = plain({**plugin.spent(fit), **self.defense.spent(fit)})
         for cell in self.job["cells"]:
             try:
                 self._cell(cell, model, prepared, fit, defense_facts, privacy, dict(costs), notes)

@@ -84,7 +84,12 @@ class Keys:
         self._data: dict[DatasetPlugin, str] = {}
 
     def _plugin(self, plugin: Plugin | None) -> Any:
-        return None if plugin is None else [spec(plugin), self._code(type(plugin))]
+        if plugin is None:
+            return None
+        from bench.registry import Registry
+
+        used = [self._code(Registry().get(kind, name)) for kind, name in plugin.uses()]
+        return [spec(plugin), self._code(type(plugin)), *used]
 
     def _code(self, cls: type[Plugin]) -> str:
         if cls not in self._codes:

@@ -65,6 +65,11 @@ class Plugin:
         """
         return cls(**{k: _solid(v) for k, v in params.items()})
 
+    def uses(self) -> tuple[tuple[str, str], ...]:
+        """(kind, name) of built-in plugins that it makes by name: their code determines what it
+        does, and is part of its keys."""
+        return ()
+
     @classmethod
     def test_params(cls) -> dict[str, Any]:
         """Parameters with which the contract tests run it in under a second."""

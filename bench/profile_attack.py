@@ -132,6 +132,12 @@ class ProfileAttack(Attack):
         return (f"{self.budget:.1%} fake users, {size}, {self.targets} targets ({self.stratum})"
                 f"{seen}{tries}")
 
+    def uses(self) -> tuple[tuple[str, str], ...]:
+        from bench.adaptive import RATING_SURROGATE, SURROGATE
+
+        made = (SURROGATE, RATING_SURROGATE) if self.adaptive else ()
+        return tuple(("models", str(spec["name"])) for spec in made)
+
     def comparable(self) -> str:
         return (f"{self.goal}, {self.budget:.3g} fake users, {self.length} items, {self.targets} "
                 f"targets ({self.stratum})")

@@ -123,13 +123,16 @@ def test_what_is_inferred_has_a_table_of_its_own(tmp_path: Path) -> None:
 
 def test_detectors_and_costs_have_tables(tmp_path: Path) -> None:
     facts = {"defense": {"flagged": 9, "precision": 0.5, "recall": 1.0, "auc": 0.99,
-                         "false_positive_rate": 0.02,
-                         "false_positive_rate_by_group": {"gender=F": 0.05, "gender=M": 0.01}}}
+                         "false_positives": 0.02,
+                         "trained_on_evaluated_attack": True,
+                         "false_positives_by_group": {"gender=F": 0.05, "gender=M": 0.01}}}
     run = SyntheticRun(tmp_path)
     run.add(spec("BPR"), spec("pca-filter"), NONE)
     run.add(spec("BPR"), spec("pca-filter"), spec("random-profiles"), PROFILES, facts=facts)
-    _, tables = boarded(run)
+    board, tables = boarded(run)
+    assert [f.attack for f in find(board) if f.code == "met-before"] == ["random-profiles"]
     (row,) = tables["detection"].rows
+    assert row[2].flags == ("met-before",)
     assert [view.text for view in row[3:]] == ["9", "0.5", "1", "0.99", "0.02", "gender=F: 0.050"]
     (cost,) = tables["attack-cost"].rows
     assert [view.text for view in cost[3:]] == ["0.5", "0", "12.5", "512"]
