@@ -138,3 +138,20 @@ def labels_of(data: Dataset, attribute: str) -> tuple[Sides, list[str]]:
     found = np.full(data.n_users, -1, np.int64)
     found[:inside.shape[1]] = np.where(inside.sum(axis=0) == 1, inside.argmax(axis=0), -1)
     return found, list(members)
+
+
+def most_active(data: Dataset, share: float) -> Sides:
+    """1 for the share of users with the most train rows, 0 for the others, −1 for those with
+    none: (n_users,). At least one on each side; equal counts are cut by index. Injected users
+    count like all others, since a defender does not know them.
+
+    Raises:
+        InputError: fewer than two users have train rows.
+    """
+    rows = np.bincount(data.train.users, minlength=data.n_users)
+    order = np.argsort(-rows, kind="stable")[:int((rows > 0).sum())]
+    if len(order) < 2:
+        raise InputError(f"fewer than two users of {data.name} have train rows")
+    found = np.where(rows > 0, 0, -1).astype(np.int64)
+    found[order[:min(max(1, round(share * len(order))), len(order) - 1)]] = 1
+    return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,9 @@ class ProbeResult:
         majority: what accuracy predicting the largest class gives: what `accuracy` must exceed.
         floor_auc, floor_balanced_accuracy: means of the same over labels permuted among users:
             what a probe of this size finds in nothing.
-        floor_auc_high: the highest AUC of those permutations.
+        floor_auc_low, floor_auc_high: the lowest and highest AUC of those permutations. An AUC
+            below the lowest is no absence of the attribute: whoever balanced the classes on these
+            very users made each fold mirror the others, and an attacker may turn the answer round.
         p_value: (1 + permutations with an AUC at least as high) / (1 + permutations).
         users: how many users, by class. left_out: classes with too few users, and how many.
     """
@@ -50,6 +52,7 @@ class ProbeResult:
     accuracy: float
     majority: float
     floor_auc: float
+    floor_auc_low: float
     floor_auc_high: float
     floor_balanced_accuracy: float
     p_value: float
@@ -97,16 +100,23 @@ def probe(features: Any, labels: npt.NDArray[np.object_], ctx: Context, *,
     """
     if kind not in KINDS:
         raise ValueError(f"kind is one of {KINDS}, not {kind!r}")
-    classes, counts = np.unique(labels.astype(str), return_counts=True)
-    enough = counts >= max(smallest, FOLDS)
+    with ctx.seeded(name):  # importing scikit-learn draws from Python's generator
+        return _probe(features, labels.astype(str), ctx, name, kind, permutations, draws,
+                      max(smallest, FOLDS))
+
+
+def _probe(features: Any, labels: npt.NDArray[np.str_], ctx: Context, name: str, kind: str,
+           permutations: int, draws: int, smallest: int) -> ProbeResult:
+    classes, counts = np.unique(labels, return_counts=True)
+    enough = counts >= smallest
     sizes = dict(zip(classes.tolist(), counts.tolist(), strict=True))
     left_out = {c: n for (c, n), keep in zip(sizes.items(), enough, strict=True) if not keep}
-    kept = np.isin(labels.astype(str), classes[enough])
+    kept = np.isin(labels, classes[enough])
     sizes = {c: n for c, n in sizes.items() if c not in left_out}
     if len(sizes) < 2:
-        nan = float("nan")
-        return ProbeResult(nan, nan, nan, nan, nan, nan, nan, nan, nan, nan, sizes, left_out)
-    x, y = features[kept], np.unique(labels[kept].astype(str), return_inverse=True)[1]
+        nan: dict[str, Any] = {f.name: float("nan") for f in fields(ProbeResult)}
+        return ProbeResult(**nan | {"users": sizes, "left_out": left_out})
+    x, y = features[kept], np.unique(labels[kept], return_inverse=True)[1]
     made = _Folds(x, y, kind, ctx.number(name, "folds") % 2**32)
     auc, boot = _auc(made, ctx.stream(name, "bootstrap"), draws)
     rng = ctx.stream(name, "permutations")
@@ -121,7 +131,7 @@ def probe(features: Any, labels: npt.NDArray[np.object_], ctx: Context, *,
         auc=auc, auc_low=float(low), auc_high=float(high),
         balanced_accuracy=made.balanced_accuracy(), accuracy=made.accuracy(),
         majority=float(np.bincount(y).max() / len(y)), floor_auc=float(floor[:, 0].mean()),
-        floor_auc_high=float(floor[:, 0].max()),
+        floor_auc_low=float(floor[:, 0].min()), floor_auc_high=float(floor[:, 0].max()),
         floor_balanced_accuracy=float(floor[:, 1].mean()),
         p_value=at_least / (1 + permutations) if permutations else float("nan"),
         users=sizes, left_out=left_out)
