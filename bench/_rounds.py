@@ -23,7 +23,7 @@ from bench.sampling import Rows, hash_rows
 if TYPE_CHECKING:
     from bench.training import Loop
 
-_INDEX = 4  # bytes of a row's number, and of a number of 32 bits
+_WORD = 4  # bytes of a number of 32 bits, and of a row's number
 
 
 @dataclass(frozen=True)
@@ -232,12 +232,13 @@ class Rounds:
             short[key] = clipped(g, by_row, self.hyper.clip)
             rows = g.reshape(len(g), g.shape[1] if by_row else 1, -1)  # (K, rows, width)
             self._sums["clipped"] += int((rows.norm(dim=2) > self.hyper.clip).sum())
-            there = int(rows.ne(0).any(dim=2).sum()) if by_row else len(g)
-            self._sums["units"] += there
-            if sparse:
-                self._sums["up"] += there * (rows.shape[2] * _INDEX + (_INDEX if by_row else 0))
+            there = rows.ne(0).any(dim=2).sum(dim=1) if by_row else torch.ones(len(g))  # (K,)
+            self._sums["units"] += int(there.sum())
+            if sparse:  # rows with their numbers, or the whole table where that is shorter
+                width, whole = rows.shape[2] * _WORD, rows[0].numel() * _WORD
+                self._sums["up"] += float((there * (width + _WORD)).clamp_max(whole).sum())
             if by_row and key == next(iter(self.where.items)):
-                self._sums["rows"] += there
+                self._sums["rows"] += int(there.sum())
         self._sums["uploads"] += len(clients)
         self.aggregator.add(clients, short)
 
@@ -286,7 +287,7 @@ class Rounds:
         `seconds_per_round`, which is no fact of the run's numbers."""
         s, weights = self._sums, dict(self.model.module.named_parameters())
         uploads, rounds = max(s["uploads"], 1), max(self.number, 1)
-        down = sum(weights[k].numel() for k in self.where.shared) * _INDEX
+        down = sum(weights[k].numel() for k in self.where.shared) * _WORD
         up = s["up"] / uploads if self.hyper.secure == "none" \
             else self.aggregator.facts["bytes_per_upload"]
         self.facts |= {
