@@ -72,7 +72,7 @@ class FoldIn:
         own = part(self.data, users)
         learned: Any = build(self.plugin, own, ctx)
         if self.plugin.name == "ItemKNN":  # its state is the product of rows and weights
-            weights = _item_weights(learned)
+            weights = item_weights(learned)
             server: Any = self.server
             server.learned = {"item_similarity": weights}
             return self.server
@@ -81,7 +81,7 @@ class FoldIn:
         return self.server
 
 
-def _item_weights(model: Any) -> Any:
+def item_weights(model: Any) -> Any:
     """RecBole's ItemKNN for the data of this (unfitted) model: its similarities, (m, m) sparse."""
     from bench.models._recbole_compat import contained
     from bench.models._recbole_data import ArrayDataset

@@ -8,14 +8,15 @@ tensor on the device; there is no Python per row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bench.context import Context
-from bench.data import Dataset, Interactions
+from bench.data import Dataset, Interactions, Ints
 
 _AT_ONCE = 1 << 17  # rows whose negatives are drawn together
 _ROUNDS = 16  # draws by rejection; whoever still has a positive then is drawn from the free items
@@ -184,6 +185,15 @@ class Rows:
             yield {"users": users[start:start + size]}
 
 
+def in_order(rows: Interactions, n_users: int) -> tuple[Ints, Ints, Ints]:
+    """(users, items) sorted by user and time, rows of equal times in their order, and where each
+    user starts (n_users + 1,)."""
+    times = np.zeros(len(rows)) if rows.times is None else rows.times
+    order = np.lexsort((np.arange(len(rows)), times, rows.users))
+    starts = np.searchsorted(rows.users[order], np.arange(n_users + 1)).astype(np.int64)
+    return rows.users[order], rows.items[order], starts
+
+
 class Sequences:
     """Each user's positives in the order of time, as rows that predict the next item."""
 
@@ -198,13 +208,24 @@ class Sequences:
         self._test_rows = data.truth("test")
 
     def _ordered(self, rows: Interactions) -> tuple[Tensor, Tensor, Tensor]:
-        """(users, items) sorted by user and time, and where each user starts (n_users + 1,)."""
-        times = np.zeros(len(rows)) if rows.times is None else rows.times
-        order = np.lexsort((np.arange(len(rows)), times, rows.users))
-        starts = np.searchsorted(rows.users[order], np.arange(self.n_users + 1))
-        tensors = [torch.as_tensor(x, dtype=torch.long, device=self.ctx.device)
-                   for x in (rows.users[order], rows.items[order], starts)]
-        return tensors[0], tensors[1], tensors[2]
+        """See `in_order`."""
+        users, items, starts = (torch.as_tensor(x, dtype=torch.long, device=self.ctx.device)
+                                for x in in_order(rows, self.n_users))
+        return users, items, starts
+
+    @contextlib.contextmanager
+    def reading(self, histories: Sequence[Ints]) -> Iterator[None]:
+        """Inside, these are the histories before the test split: items in order, one array per
+        user."""
+        own = self._rows["test"]
+        lengths = np.array([len(h) for h in histories])
+        rows = Interactions(np.repeat(np.arange(self.n_users), lengths),
+                            np.concatenate(histories).astype(np.int64))
+        self._rows["test"] = self._ordered(rows)
+        try:
+            yield
+        finally:
+            self._rows["test"] = own
 
     def _window(self, items: Tensor, first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
         """Items first..last-1 of each row, its newest max_length, left-aligned; -1 pads."""

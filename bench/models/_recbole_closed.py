@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.context import Context
-from bench.data import Dataset
+from bench.data import Dataset, Ints
 from bench.models._recbole_compat import Settings, contained
 from bench.models._recbole_data import ArrayDataset
 from bench.models._recbole_fixes import model_class
@@ -38,10 +39,14 @@ class ClosedRecommender(Recommender):
         self.hyper, self.known, self.settings = plugin, known, settings
         self.learned: dict[str, Any] = {}
         rows = data.train.positives()
+        self._taken = self._rows(rows.users, rows.items)
+
+    def _rows(self, users: Ints, items: Ints) -> Any:
+        """What each user took, (users, items) sparse; a repeated row counts twice."""
         from scipy.sparse import csr_matrix
 
-        self._taken = csr_matrix((np.ones(len(rows), np.float32), (rows.users, rows.items)),
-                                 shape=(data.n_users, data.n_items))  # a repeated row counts twice
+        return csr_matrix((np.ones(len(users), np.float32), (users, items)),
+                          shape=(self.data.n_users, self.data.n_items))
 
     def fit(self, defense: Defense, progress: Progress) -> FitResult:
         from bench.training import FitResult
@@ -78,6 +83,31 @@ class ClosedRecommender(Recommender):
             made = np.tile(found["item_cnt"], (len(who), 1))
         made = made.toarray() if hasattr(made, "toarray") else np.asarray(made)
         return torch.as_tensor(np.ascontiguousarray(made, np.float32), device=self.ctx.device)
+
+    def histories(self) -> list[Ints]:
+        from bench.models._recbole_histories import train_histories
+
+        return train_histories(self.data)
+
+    @contextlib.contextmanager
+    def reading(self, histories: Sequence[Ints]) -> Iterator[None]:
+        """A user's row times item weights; of ItemKNN, whose scores are kept, the weights are
+        computed anew from the train rows."""
+        own = self._taken, self.learned
+        lengths = [len(h) for h in histories]
+        taken = self._rows(np.repeat(np.arange(self.data.n_users), lengths),
+                           np.concatenate(histories).astype(np.int64))
+        if "pred_mat" in self.learned and getattr(self.hyper, "knn_method", "") == "item":
+            from bench.foldin import item_weights
+
+            self.learned = {"item_similarity": item_weights(self)}
+        elif "item_similarity" not in self.learned:
+            super().reading(histories)
+        self._taken = taken
+        try:
+            yield
+        finally:
+            self._taken, self.learned = own
 
     def state(self) -> dict[str, Tensor]:
         state: dict[str, Tensor] = {}

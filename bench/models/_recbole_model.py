@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 
 from bench.context import Context
-from bench.data import Dataset
+from bench.data import Dataset, Ints
+from bench.models import _recbole_histories as reads
 from bench.models._recbole_batches import Sampler, Translator
 from bench.models._recbole_compat import Settings, contained, quiet
 from bench.models._recbole_data import ArrayDataset, Interaction
@@ -259,6 +261,32 @@ class RecBoleRecommender(TorchRecommender):
         return {p.key: Table(p.parameter, weights[p.parameter], p.start, p.stop, p.role)
                 for p in self._places}
 
+    # -- histories -----------------------------------------------------------------------------
+
+    def histories(self) -> list[Ints]:
+        return reads.histories(self)
+
+    def reading(self, histories: Sequence[Ints]) -> contextlib.AbstractContextManager[None]:
+        return reads.reading(self, histories)
+
+    def history_table(self) -> Table:
+        return reads.history_table(self)
+
+    def looking_up(self, items: Tensor, vectors: Tensor
+                   ) -> contextlib.AbstractContextManager[None]:
+        return reads.looking_up(self, items, vectors)
+
+    def history_scores(self, users: Tensor, items: Tensor, lengths: Tensor) -> Tensor:
+        if self._pairwise or not self.is_sequential:
+            return super().history_scores(users, items, lengths)
+        with quiet(), reads.differentiable(self):
+            return self._all_items(self._asked(users, items, lengths))
+
+    @property
+    def is_sequential(self) -> bool:
+        """Whether histories are read in their order."""
+        return bool(self.known["input"].startswith("sequences"))
+
     # -- scoring -------------------------------------------------------------------------------
 
     @property
@@ -272,21 +300,25 @@ class RecBoleRecommender(TorchRecommender):
     def scores(self, users: Tensor, split: str = "test") -> Tensor:
         batch = self._query(users, split)
         with quiet():
-            if self._pairwise:
-                return self._scores_by_pair(batch)
-            scores: Tensor = self.module.full_sort_predict(Interaction(self.translate(batch)))
-        scores = scores.reshape(len(users), -1)  # (B, n_items + 1), or + 2 with a mask token
+            return self._scores_by_pair(batch) if self._pairwise else self._all_items(batch)
+
+    def _all_items(self, batch: Batch) -> Tensor:
+        scores: Tensor = self.module.full_sort_predict(Interaction(self.translate(batch)))
+        # (B, n_items + 1), or + 2 with a mask token
+        scores = scores.reshape(len(batch["users"]), -1)
         return scores[:, 1:self.data.n_items + 1].float()  # (B, n_items)
 
     def _query(self, users: Tensor, split: str) -> dict[str, Tensor]:
-        batch = {"users": users}
+        if self.is_sequential:
+            return self._asked(users, *self.sampler.sequences.histories(users, split))
+        return {"users": users}
+
+    def _asked(self, users: Tensor, history: Tensor, length: Tensor) -> dict[str, Tensor]:
+        batch = {"users": users, "histories": history, "lengths": length.clamp_min(1)}
         if self.hyper.model in ("GRU4RecCPR", "SASRecCPR"):  # they compute a loss on the way
             batch["items"] = torch.zeros_like(users)
-        if self.known["input"].startswith("sequences"):
-            history, length = self.sampler.sequences.histories(users, split)
-            batch |= {"histories": history, "lengths": length.clamp_min(1)}
-            if self.hyper.model == "DIEN":  # only its auxiliary loss, not the score, reads them
-                batch["negative_histories"] = history
+        if self.hyper.model == "DIEN":  # only its auxiliary loss, not the score, reads them
+            batch["negative_histories"] = history
         return batch
 
     def _scores_by_pair(self, batch: dict[str, Tensor]) -> Tensor:

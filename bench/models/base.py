@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bench.context import Context
-from bench.data import Dataset
-from bench.errors import BenchError
+from bench.data import Dataset, Ints
+from bench.errors import BenchError, CannotActError
 
 if TYPE_CHECKING:
     from bench.api import Defense, ModelPlugin
@@ -53,6 +53,23 @@ class Recommender(ABC):
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state` gave."""
 
+    def histories(self) -> list[Ints]:
+        """What each user is known by when the test split is asked for: positive items, oldest
+        first, one array per user."""
+        from bench.sampling import in_order
+
+        _, items, starts = in_order(self.data.known("test").positives(), self.data.n_users)
+        return np.split(items, starts[1:-1])
+
+    def reading(self, histories: Sequence[Ints]) -> contextlib.AbstractContextManager[None]:
+        """Inside, `scores` of the split "test" are those of this trained model on data in which
+        each user has this history (items, oldest first; one array per user).
+
+        Raises:
+            CannotActError: no history is read when users are scored.
+        """
+        raise CannotActError(f"{type(self).__name__} reads no history when it scores a user")
+
     def forget(self) -> None:  # noqa: B027 (most models keep nothing)
         """Drop whatever is kept that was computed from what was learned."""
 
@@ -87,6 +104,18 @@ class Wrapped(Recommender):
 
     def forget(self) -> None:
         self.base.forget()
+
+    def histories(self) -> list[Ints]:
+        return self.base.histories()
+
+    @contextlib.contextmanager
+    def reading(self, histories: Sequence[Ints]) -> Iterator[None]:
+        try:
+            with self.base.reading(histories):
+                self.forget()
+                yield
+        finally:
+            self.forget()
 
     def evaluating(self) -> contextlib.AbstractContextManager[None]:
         return self.base.evaluating()
@@ -186,6 +215,32 @@ class TorchRecommender(Recommender):
             changed[name] = base + nn.functional.pad(d, pad)
         result: Tensor = functional_call(_LossModule(self), changed, (batch,))
         return result
+
+    def history_table(self) -> Table:
+        """The table in which the items of a history are looked up.
+
+        Raises:
+            CannotActError: there is no such table, or it is not looked up place by place.
+        """
+        raise CannotActError(f"{type(self).__name__} looks up no vectors of a history's items")
+
+    def looking_up(self, items: Tensor, vectors: Tensor
+                   ) -> contextlib.AbstractContextManager[None]:
+        """Inside, the history `items` (B, L), −1 for padding, is read as `vectors` (B, L, width)
+        instead of the rows of `history_table`; what items score is still made of those rows.
+
+        Raises:
+            CannotActError: the module has not looked this history up place by place.
+        """
+        raise CannotActError(f"{type(self).__name__} looks up no vectors of a history's items")
+
+    def history_scores(self, users: Tensor, items: Tensor, lengths: Tensor) -> Tensor:
+        """As `scores`, but of histories handed over, and differentiable: (B, n_items).
+
+        Args:
+            users: (B,). items: (B, L), oldest first, −1 for padding. lengths: (B,).
+        """
+        raise CannotActError(f"{type(self).__name__} gives no slopes of its scores by a history")
 
     @contextlib.contextmanager
     def perturbed(self, delta: Mapping[str, Tensor]) -> Iterator[None]:
