@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from bench.api import Context, Dataset, Profile, ProfileAttack
 from bench.data import Ints
 
@@ -32,6 +34,7 @@ class AverageProfiles(ProfileAttack):
     """
 
     name = "average-profiles"
+    goals: ClassVar[tuple[str, ...]] = ("push", "nuke")
 
     def profiles(self, data: Dataset, targets: Ints, lengths: Ints,
                  ctx: Context) -> list[Profile]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from bench.api import Context, Dataset, Profile, ProfileAttack, param
@@ -34,7 +32,6 @@ class BandwagonProfiles(ProfileAttack):
     """
 
     name = "bandwagon-profiles"
-    goals: ClassVar[tuple[str, ...]] = ("push",)
     selected: float = param(0.1, "share of a profile's length that is popular items", low=0,
                             high=1)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from bench.api import Context, Dataset, ModelPlugin, Profile, ProfileAttack, param
@@ -36,7 +34,6 @@ class CoVisitationProfiles(ProfileAttack):
     """
 
     name = "co-visitation-profiles"
-    goals: ClassVar[tuple[str, ...]] = ("push",)
     anchors: int = param(100, "how many of the most popular items are drawn from (more where a "
                          "profile is longer)", low=1)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from bench.api import Context, Dataset, Profile, ProfileAttack
 from bench.data import Ints
 
@@ -31,7 +29,6 @@ class PopSampleProfiles(ProfileAttack):
     """
 
     name = "pop-sample-profiles"
-    goals: ClassVar[tuple[str, ...]] = ("push",)
 
     def profiles(self, data: Dataset, targets: Ints, lengths: Ints,
                  ctx: Context) -> list[Profile]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from bench.api import Context, Dataset, Profile, ProfileAttack
 from bench.data import Ints
 
@@ -30,7 +28,6 @@ class PopularProfiles(ProfileAttack):
     """
 
     name = "popular-profiles"
-    goals: ClassVar[tuple[str, ...]] = ("push",)
 
     def profiles(self, data: Dataset, targets: Ints, lengths: Ints,
                  ctx: Context) -> list[Profile]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from bench.api import Context, Dataset, Profile, ProfileAttack, param
@@ -35,7 +33,6 @@ class PowerUserProfiles(ProfileAttack):
     """
 
     name = "power-user-profiles"
-    goals: ClassVar[tuple[str, ...]] = ("push",)
     by: str = param("number", "what makes a power user: number of rows, in-degree among nearest "
                     "neighbours, or sum of similarities",
                     choices=("number", "in-degree", "similarity"))

@@ -39,6 +39,7 @@ class ProbeProfiles(ProfileAttack):
     """
 
     name = "probe-profiles"
+    goals: ClassVar[tuple[str, ...]] = ("push", "nuke")
     knowledge: str = param("black", "sees a share `known` of the users, and its own fakes' lists",
                            choices=("black",))
     seeds: int = param(5, "items of a profile before the first list is read", low=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from bench.api import Context, Dataset, Profile, ProfileAttack
 from bench.data import Ints
 
@@ -29,6 +31,7 @@ class RandomProfiles(ProfileAttack):
     """
 
     name = "random-profiles"
+    goals: ClassVar[tuple[str, ...]] = ("push", "nuke")
 
     def profiles(self, data: Dataset, targets: Ints, lengths: Ints,
                  ctx: Context) -> list[Profile]:

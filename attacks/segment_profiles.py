@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from bench.api import Context, Dataset, ModelPlugin, Profile, ProfileAttack, param
@@ -38,7 +36,6 @@ class SegmentProfiles(ProfileAttack):
     """
 
     name = "segment-profiles"
-    goals: ClassVar[tuple[str, ...]] = ("push",)
     selected: float = param(0.1, "share of a profile's length that is the segment (explicit)",
                             above=0, high=1)
     by: str = param("co-liked", "what makes the segment: co-liked, or an item attribute")

@@ -61,7 +61,7 @@ class ProfileAttack(Attack):
     targets: int = param(5, "how many target items", low=1)
     stratum: str = param("lower-torso", "train popularity the targets are drawn from",
                          choices=tuple(STRATA))
-    goal: str = param("push", "push the targets, or nuke them (explicit data)",
+    goal: str = param("push", "push the targets, or nuke them, where the attack can",
                       choices=("push", "nuke"))
     knowledge: str = param("gray", "gray: train data; white: also the attacked pipeline; black: "
                            "a share `known` of the users, and its own fakes' lists",
@@ -73,7 +73,7 @@ class ProfileAttack(Attack):
     tries: int = param(4, "disguises that an adaptive attacker compares", low=2)
     threat: ClassVar[ThreatModel] = ThreatModel("train-poison", "gray", "push")
     explicit_only: ClassVar[bool] = False
-    goals: ClassVar[tuple[str, ...]] = ("push", "nuke")
+    goals: ClassVar[tuple[str, ...]] = ("push",)  # which of the goals the attack can have
     holds_targets: ClassVar[bool] = True  # whether every profile must contain every target
 
     def __post_init__(self) -> None:

@@ -16,6 +16,7 @@ class SaysNuke(ProfileAttack):
 
     name = "says-nuke"
     goal: str = param("nuke", "nuke the targets", choices=("nuke",))
+    goals = ("nuke",)
     holds_targets = False  # an indirect nuke, which implicit models would feel
 
     def profiles(self, data: Dataset, targets, lengths, ctx: Context) -> list[Profile]:
