@@ -75,9 +75,7 @@ def test_of_all_whole_lists_it_finds_one_of_the_best():
     for seed in range(3):
         scores, gains, side = task(users=5, n=5, seed=seed)
         side = np.array([1, 1, 0, 0, 0])
-        plain = abs(gap_of(np.tile([0, 1], (5, 1)), gains, side))
         eps = gains.max() / 2 / 2
-        assert plain > eps or seed != 1
         pairs = np.array(list(itertools.combinations(range(5), 2)))
         worths = [[of[u, pairs].sum(axis=1) for u in range(5)] for of in (scores, gains)]
         totals, gaps = (np.zeros(1), np.zeros(1))  # of all 10^5 choices
