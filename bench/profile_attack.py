@@ -50,6 +50,9 @@ class ProfileAttack(Attack):
     - black: the train rows of a share `known` of the genuine users, and `ctx.victim.lists`,
       which shows fake users their own recommendations.
 
+    A nuke that rates its targets low is refused where the data cannot say low or the model does
+    not read it (`gives` names neither ratings nor, with labelled data, dislikes).
+
     `adaptive` makes the attack against the defended pipeline (see `bench.adaptive`): of several
     disguises of its profiles, it keeps the one whose targets fare best after the defense has
     cleaned the data and a model has been trained with it.

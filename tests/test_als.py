@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 from bench import als
 from bench.api import Context, Dataset, Interactions
 from bench.datasets.blocks import Blocks
+from bench.datasets.ml_100k import ML100K
 from bench.defenses.adversarial_training import AdversarialTraining
 from bench.defenses.dp_sgd import DpSgd
 from bench.defenses.none import NoDefense
@@ -177,6 +178,16 @@ def test_defenses_of_gradient_training_are_turned_away(blocks: Dataset) -> None:
         assert "gradient" in str(defense.unfit(ALS(), blocks))
         with pytest.raises(TrainingError, match="als has none"):
             build(ALS(), blocks, CTX).fit(defense, lambda event: None)
+
+
+def test_on_movielens_it_predicts_ratings_as_well_as_is_known_of_it() -> None:
+    """ALS-WR on ml-100k reaches an RMSE near 0.92 on a random split (biases alone: 0.94)."""
+    data = ML100K(split="ratio-random").load()
+    made = model(data, feedback="explicit", weighted=True, reg=0.1, iterations=10)
+    said = made.scores(torch.arange(data.n_users)).numpy()[data.test.users, data.test.items]
+    assert data.test.ratings is not None
+    rmse = np.sqrt(np.mean((np.clip(said, 1, 5) - data.test.ratings)**2))
+    assert 0.90 < rmse < 0.935
 
 
 @pytest.mark.parametrize("check", [c for c in contracts("models", ALS, params={
