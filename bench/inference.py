@@ -182,7 +182,10 @@ class UserMembership(PrivacyAttack):
         return f"{self.held_out:.0%} of the users held out, non-members are served {self.serving}"
 
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
-        if self.serving == "fold-in" and "histories" not in model.gives:
+        from bench import foldin
+
+        if (self.serving == "fold-in" and "histories" not in model.gives
+                and foldin.unfit(model) is not None):
             return f"{model.name} cannot serve a user it was not trained on from a history"
         if round(self.held_out * data.n_genuine) < 8:
             return f"{self.held_out:.0%} of {data.n_genuine} users are too few to hold out"

@@ -194,6 +194,7 @@ def test_users_outside_are_told_by_popular_lists(data: Dataset) -> None:
 def test_folded_in_users_are_served_by_their_history() -> None:
     data = Blocks(users=80, items=60, length=12).load()
     plugin: Any = Registry().make("models", {"name": "EASE", "params": {}})
+    assert ShadowUserMembership(serving="fold-in", held_out=0.5).unfit(plugin, data) is None
     away = np.zeros(data.n_users, bool)
     away[:30] = True
     model = trained(plugin, data.without_users(away))
