@@ -90,7 +90,8 @@ def rating_influence(model: TorchRecommender, users: Tensor, direction: Vector,
     """What raising each rating of these users does to the risk: ∂/∂r of −∇ℓ(u, i, r) · s.
 
     With s = H⁻¹ ∇R this is, up to the factor 1/n, dR/dr for a rated pair (u, i, r) that is
-    learned from (Koh and Liang 2017, Eq. 4): negative where a higher rating lowers the risk.
+    learned from (Koh and Liang 2017, perturbing a training input): negative where a higher rating
+    lowers the risk.
 
     Args:
         users: (U,). ratings: what is perturbed, (U, n_items).

@@ -7,15 +7,15 @@ from bench.api import param
 
 
 class AprPgd(AdversarialDefense):
-    """Adversarial personalised ranking whose δ comes from PGD (He et al., SIGIR 2018; inner
-    maximisation by projected steps: Madry et al., ICLR 2018).
+    """Adversarial personalised ranking with PGD inside (He et al., SIGIR 2018).
 
-    min over θ of L(θ) + weight · L(θ + δ), where δ of each batch is made by `steps` = 3 steps of
-    length α = step · ε = ε/2 along the normalised gradient, δ ← Π(δ + α · g/‖g‖₂) per embedding
-    row, from δ = 0, with the exact projection Π onto the ball of the declared norm. It is
-    `adversarial-training` with these two defaults: the same parameters give the same numbers.
-    Costs about two plain steps and two more per inner step beyond the first. eps 0, weight 0 or
-    start_epoch ≥ epochs equal `none` bit for bit.
+    The inner maximisation takes projected steps, as in Madry et al. (ICLR 2018): min over θ of
+    L(θ) + weight · L(θ + δ), where δ of each batch is made by `steps` = 3 steps of length α = step
+    · ε = ε/2 along the normalised gradient, δ ← Π(δ + α · g/‖g‖₂) per embedding row, from δ = 0,
+    with the exact projection Π onto the ball of the declared norm. It is `adversarial-training`
+    with these two defaults: the same parameters give the same numbers. Costs about two plain steps
+    and two more per inner step beyond the first. eps 0, weight 0 or start_epoch ≥ epochs equal
+    `none` bit for bit.
 
     Adaptive attack: pgd with more steps (10 or 25) than the training used; compare models by
     `relative: true`, as training with a fixed radius lengthens the rows.

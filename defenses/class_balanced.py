@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ClassBalanced(Defense):
-    """Class-balanced loss (Cui et al., CVPR 2019, Eq. 3), with items as the classes.
+    """Class-balanced loss (Cui et al., CVPR 2019), with items as the classes.
 
     The loss of a positive row of item i is multiplied by w_i ∝ (1 − beta) / (1 − beta^c_i), the
     inverse of the effective number of its c_i train positives, scaled as in the paper so that the

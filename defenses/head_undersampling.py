@@ -10,10 +10,10 @@ from bench.api import Context, Dataset, Defense, param
 
 
 class HeadUndersampling(Defense):
-    """Undersampling of the head: frequent items are subsampled before training (the subsampling
-    of frequent words of Mikolov et al., NIPS 2013, with the exponent left open).
+    """Undersampling of the head: frequent items lose rows before training.
 
-    A train row of item i stays with probability k_i = min(1, (t / c_i)^gamma), where c_i counts
+    The subsampling of frequent words of Mikolov et al. (NIPS 2013), with the exponent left open:
+    a train row of item i stays with probability k_i = min(1, (t / c_i)^gamma), where c_i counts
     the item's train positives and t is the `quantile` of the counts of items that have any: items
     up to t keep all rows, of others about t^gamma · c_i^(1 − gamma) are left. gamma .5 is
     Mikolov's formula, 1 cuts every item down to t. A row stays where a uniform number x, a hash of

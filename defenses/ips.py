@@ -16,16 +16,15 @@ if TYPE_CHECKING:
 
 
 class Ips(Defense):
-    """Inverse propensity scoring, clipped (Schnabel et al., ICML 2016; for implicit feedback
-    Saito et al., WSDM 2020).
+    """Inverse propensity scoring, clipped (Schnabel et al., ICML 2016).
 
-    The loss of a positive row of item i is multiplied by 1 / max(π_i^gamma, clip), where the
-    propensity π_i = c_i / max c is the item's train positives over those of the most popular one
-    (the estimate of Saito et al., who take gamma .5). Clipping bounds the weights by 1 / clip, at
-    the price of bias; clip 0 does not clip. With `normalise` (self-normalised IPS) the weights of
-    a batch's positives are divided by their mean, which lowers the variance and keeps the step
-    length. Rows labelled as negatives keep weight 1; regularisers stay as they are. gamma 0
-    equals `none` bit for bit.
+    For implicit feedback as in Saito et al. (WSDM 2020): the loss of a positive row of item i is
+    multiplied by 1 / max(π_i^gamma, clip), where the propensity π_i = c_i / max c is the item's
+    train positives over those of the most popular one (the estimate of Saito et al., who take
+    gamma .5). Clipping bounds the weights by 1 / clip, at the price of bias; clip 0 does not clip.
+    With `normalise` (self-normalised IPS) the weights of a batch's positives are divided by their
+    mean, which lowers the variance and keeps the step length. Rows labelled as negatives keep
+    weight 1; regularisers stay as they are. gamma 0 equals `none` bit for bit.
 
     Test items were chosen with the same bias, so that the plain test metrics reward what IPS
     takes away: read recall by item popularity, coverage and ARP. Adaptive attack:

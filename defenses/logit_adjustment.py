@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
 
 class LogitAdjustment(Defense):
-    """Logit adjustment (Menon et al., ICLR 2021, Eq. 10): the training loss sees
-    s_ui + tau · log π_i, and s_ui is served.
+    """Logit adjustment: trains on s + tau · log π, serves s (Menon et al., ICLR 2021, Eq. 10).
 
     π_i is the item's share of the train positives. The adjusted scores fit the skewed data, so
     that s itself is what is left when popularity is taken out (for tau 1: what would be right

@@ -12,15 +12,14 @@ if TYPE_CHECKING:
 
 
 class PopularityNegatives(Defense):
-    """Negative items with probability ∝ c_i^gamma (Mikolov et al., NIPS 2013, negative sampling;
-    for recommendation: Caselles-Dupré et al., RecSys 2018).
+    """Negative items with probability ∝ c_i^gamma (Mikolov et al., NIPS 2013).
 
-    c_i counts the train positives of item i. A user's own items are never drawn. Uniform
-    negatives are mostly items that nobody wants, so that being popular is enough to beat them;
-    drawn by popularity, popular items are pushed down as often as they are pulled up, and the
-    model must tell why this user took this one. gamma .75 is the usual exponent, 1 makes a
-    negative as popular as a positive on average. gamma 0 keeps the model's own uniform negatives
-    and equals `none` bit for bit.
+    For recommendation see Caselles-Dupré et al. (RecSys 2018). c_i counts the train positives of
+    item i. A user's own items are never drawn. Uniform negatives are mostly items that nobody
+    wants, so that being popular is enough to beat them; drawn by popularity, popular items are
+    pushed down as often as they are pulled up, and the model must tell why this user took this
+    one. gamma .75 is the usual exponent, 1 makes a negative as popular as a positive on average.
+    gamma 0 keeps the model's own uniform negatives and equals `none` bit for bit.
 
     For models that sample negatives (pairs, or labelled pairs); a softmax over the catalogue has
     none. An item without positives is never a negative. Adaptive attack: push attacks that rate
