@@ -61,7 +61,7 @@ class ModelPlugin(Plugin, ABC):
         """What attacks and defenses may use. Among: "gradients" (a differentiable loss),
         "embeddings" (tables with a row per user or item), "histories" (reads sequences),
         "features" (reads feature vectors of items, a table of role "feature"), "ratings"
-        (reads ratings or dislikes, not positives alone),
+        (reads the values of ratings), "dislikes" (reads rows labelled as disliked),
         "user-separable" (each user's loss depends on that user's own rows and on the
         parameters alone, so that per-user clipping bounds a user's influence)."""
 

@@ -26,7 +26,8 @@ class ThreatModel:
     """Who the attacker is. The report prints it.
 
     Attributes:
-        stage: train-poison, test-input, test-param, output-query or none.
+        stage: train-poison, model-poison (federated clients), test-input, test-param,
+            output-query or none.
         knowledge: white, gray (data, not model), black (queries) or none.
         goal: untargeted, push, nuke, infer or none.
         realisable: False for a probe of stability that no attacker could carry out as it is.

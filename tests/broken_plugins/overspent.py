@@ -1,6 +1,7 @@
 """Private training that adds half the noise it needs."""
 
-from bench.defenses.dp_sgd import DpSgd, _Private
+from bench.defenses.dp_sgd import DpSgd
+from bench.dp_steps import PrivateSteps
 
 BREAKS = "epsilon-kept"
 BECAUSE = "was asked for"
@@ -15,7 +16,7 @@ class Overspent(DpSgd):
     name = "overspent"
 
     def wrap(self, loop):
-        private = _Private(self, loop)
+        private = PrivateSteps(self, loop)
         private.noise /= 2
         private.facts["noise_multiplier"] = private.noise
         return private.run_epoch

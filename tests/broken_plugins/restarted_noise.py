@@ -1,12 +1,13 @@
 """Private training whose noise starts over at each step."""
 
-from bench.defenses.dp_sgd import DpSgd, _Private
+from bench.defenses.dp_sgd import DpSgd
+from bench.dp_steps import PrivateSteps
 
 BREAKS = "noise-differs-between-steps"
 BECAUSE = "the noise repeats itself: two steps have a cosine of"
 
 
-class Restarted(_Private):
+class Restarted(PrivateSteps):
     def noise_like(self, key, p):
         self.noise_stream = self.model.ctx.torch_stream("dp-noise")
         return super().noise_like(key, p)

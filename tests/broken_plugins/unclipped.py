@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from bench.defenses.dp_sgd import DpSgd, _Private
+from bench.defenses.dp_sgd import DpSgd
+from bench.dp_steps import PrivateSteps
 
 BREAKS = "one-user-is-clipped"
 BECAUSE = "one user moves a step by"
@@ -17,4 +18,4 @@ class Unclipped(DpSgd):
     name = "unclipped"
 
     def wrap(self, loop):
-        return _Private(dataclasses.replace(self, clip=10 * self.clip), loop).run_epoch
+        return PrivateSteps(dataclasses.replace(self, clip=10 * self.clip), loop).run_epoch
