@@ -58,7 +58,8 @@ class LegUpProfiles(OptimisedProfiles):
     explicit_only = True
     steps: int = param(20, "steps of the generator against the surrogate; 0: as pretrained",
                        low=0)
-    pretrain: int = param(30, "steps in which the generator learns to reproduce ratings", low=0)
+    pretrain: int = param(200, "steps, of 64 genuine users each, in which the generator learns to "
+                          "reproduce ratings", low=0)
     turn: int = param(10, "steps down L_RS after one against the discriminator", low=1)
     judge_steps: int = param(5, "steps of the discriminator before each against it", low=0)
     hidden: int = param(125, "width of the generator; the discriminator has 150", low=1)
@@ -67,6 +68,8 @@ class LegUpProfiles(OptimisedProfiles):
     dim: int = param(64, "length of the surrogate's vectors", low=1)
     epochs: int = param(50, "full-batch steps of the surrogate's training", low=1)
     learning_rate: float = param(0.05, "of the surrogate's Adam", above=0)
+    l2: float = param(0.3, "weight of ½‖·‖² of the surrogate's vectors, ratings being at most 1",
+                      low=0)
     unroll: int = param(10, "through how many of the last steps gradients flow", low=1)
 
     def __post_init__(self) -> None:
@@ -95,8 +98,8 @@ class LegUpProfiles(OptimisedProfiles):
         judges = torch.optim.Adam(judge.parameters(), lr=self.rate)
         kind = WMF(self.dim, weight=1.0, other=0.0)
         start = kind.start(len(x) + len(template), data.n_items, ctx.torch_stream("surrogate"))
-        inner = Inner(kind, start, self.epochs, Adam(self.learning_rate, l2=1e-5), self.unroll)
-        rng = ctx.stream("judged")
+        inner = Inner(kind, start, self.epochs, Adam(self.learning_rate, self.l2), self.unroll)
+        rng = ctx.stream("genuine")
 
         def generated() -> Tensor:
             """The fake profiles with their targets, (f, m), 0 where there is no rating."""
@@ -104,7 +107,8 @@ class LegUpProfiles(OptimisedProfiles):
             return made.index_fill(1, torch.from_numpy(targets), scale.high)
 
         for _ in range(self.pretrain):
-            learn(((generator(x) - x)[x > 0]**2).mean(), makes, self.name)
+            some = x[torch.from_numpy(rng.choice(len(x), min(64, len(x)), replace=False))]
+            learn(((generator(some) - some)[some > 0]**2).mean(), makes, self.name)
         for step in range(self.steps + 1):
             fake = generated()                                          # (f, m)
             poisoned = torch.cat([x, fake]) / scale.high
@@ -181,7 +185,7 @@ class LegUpProfiles(OptimisedProfiles):
 
     @classmethod
     def test_params(cls) -> dict[str, object]:
-        return {"steps": 6, "pretrain": 10, "hidden": 16, "dim": 8, "epochs": 20, "rate": 0.05,
+        return {"steps": 10, "pretrain": 20, "hidden": 16, "dim": 8, "epochs": 20, "rate": 0.05,
                 "unroll": 20, "judge_steps": 1, "learning_rate": 0.1}
 
 

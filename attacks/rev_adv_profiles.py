@@ -60,6 +60,7 @@ class RevAdvProfiles(OptimisedProfiles):
     weight: float = param(20.0, "weight of a positive in the surrogate's loss", above=0)
     epochs: int = param(50, "full-batch steps of the surrogate's training", low=1)
     learning_rate: float = param(0.05, "of the surrogate's Adam", above=0)
+    l2: float = param(1e-5, "weight of ½‖·‖² of the surrogate's parameters", low=0)
     unroll: int = param(10, "through how many of the last steps gradients flow", low=0)
 
     def __post_init__(self) -> None:
@@ -93,7 +94,7 @@ class RevAdvProfiles(OptimisedProfiles):
         kind: WMF | ItemAE = WMF(self.dim, self.weight) if self.surrogate == "wmf" else ItemAE(
             (2 * self.dim, self.dim), self.weight)
         start = kind.start(users, items, ctx.torch_stream("surrogate"))
-        return Inner(kind, start, self.epochs, Adam(self.learning_rate), self.unroll)
+        return Inner(kind, start, self.epochs, Adam(self.learning_rate, self.l2), self.unroll)
 
     @classmethod
     def test_params(cls) -> dict[str, object]:
