@@ -103,7 +103,8 @@ class Detector(Defense):
             return Verdict(np.full(data.n_users, np.nan), flagged)
         own = dataclasses.replace(ctx, victim=None, notes={})
         suspicion, above, notes = self.examine(nameless(data), own)
-        found = np.flatnonzero(above)
+        # by chance among equals: by place, received fakes, who come last, would get away
+        found = ctx.stream(self.name, "ties").permutation(np.flatnonzero(above))
         flagged[found[np.argsort(-suspicion[found], kind="stable")[:most]]] = True
         return Verdict(suspicion, flagged, {**notes, **own.notes})
 

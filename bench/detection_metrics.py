@@ -60,16 +60,18 @@ def report(data: Dataset, flagged: Flags, suspicion: Floats | None) -> dict[str,
 
     Keys: flagged (how many); precision, None where nobody was flagged; recall, None where nobody
     is fake; auc of the suspicion, None where there are not both kinds or it is not known;
-    false_positives, the share of genuine users flagged; the same by_group of every attribute and
-    of activity (thirds), as `bench.metrics.groups` makes them; and the gap between groups of at
-    least 20 users, by attribute: to be flagged without cause is a harm that niche and minority
-    users bear more than others.
+    false_positives, the share of genuine users flagged; the same by_group ("gender=F") of every
+    attribute and of activity (thirds), as `bench.metrics.groups` makes them, for groups of at
+    least 20 users; who is in smaller ones, by group; and the gap between groups, by attribute: to
+    be flagged without cause is a harm that niche and minority users bear more than others.
     """
     from bench.metrics.groups import SMALLEST, gap, group_means, user_groups
 
     fake = np.arange(data.n_users) >= data.n_genuine
     caught, genuine = int((flagged & fake).sum()), flagged[~fake]
-    rates, gaps, ungrouped = {}, {}, []
+    rates: dict[str, float] = {}
+    small: dict[str, int] = {}
+    gaps, ungrouped = {}, []
     users = np.arange(data.n_genuine)
     for attribute in (*data.user_attributes, "activity"):
         try:
@@ -78,9 +80,11 @@ def report(data: Dataset, flagged: Flags, suspicion: Floats | None) -> dict[str,
             ungrouped.append(attribute)
             continue
         found = group_means(genuine.astype(np.float64), groups, users)
-        rates[attribute] = found
-        gaps[attribute] = gap(rate for label, rate in found.items()
-                              if (groups.members[label] > 0).sum() >= SMALLEST)
+        size = {label: int((groups.members[label] > 0).sum()) for label in found}
+        large = {label: rate for label, rate in found.items() if size[label] >= SMALLEST}
+        rates |= {f"{attribute}={label}": rate for label, rate in large.items()}
+        small |= {f"{attribute}={label}": n for label, n in size.items() if label not in large}
+        gaps[attribute] = gap(large.values())
     return {
         "flagged": int(flagged.sum()),
         "precision": caught / int(flagged.sum()) if flagged.any() else None,
@@ -88,4 +92,5 @@ def report(data: Dataset, flagged: Flags, suspicion: Floats | None) -> dict[str,
         "auc": None if suspicion is None else auc(suspicion, fake),
         "false_positives": float(genuine.mean()) if len(genuine) else None,
         "false_positives_by_group": rates, "false_positives_gap": gaps,
+        **({"groups_too_small": small} if small else {}),
         **({"attributes_not_grouped": ungrouped} if ungrouped else {})}

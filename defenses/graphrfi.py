@@ -39,7 +39,8 @@ class GraphRfi(OwnFakes):
     labels them either. P counts as a constant in the recommendation
     loss, which could otherwise be lowered by distrusting everybody; and the classification loss
     stops at the vectors, which are parameters of each user's own here and would only move apart
-    for those with labels. The first epoch weighs all users 1.
+    for those with labels. The first epoch weighs all users 1, so that early stopping keeps none
+    before the second, and a training of one epoch is turned away.
 
     strength 0 equals `none` bit for bit. Adaptive attack: poison made against the weighted
     training, to which it is known to fall for want of clean labels (MetaC; Lai, Zhu, Fan, Zhang
@@ -76,13 +77,18 @@ class GraphRfi(OwnFakes):
             return f"{model.name} has no vector per user to judge"
         if any(key.startswith("user:") for key in tables):
             return f"{model.name} keeps users and attributes in one table, which cannot grow"
+        if self.strength and getattr(model, "epochs", 2) < 2:
+            return f"it weighs users from the second epoch on, and {model.name} has one"
         return termwise(model) or super().unfit(model, data)
 
     def sees_ratings(self, model: Recommender) -> bool:
         return "ratings" in getattr(getattr(model, "hyper", None), "gives", ())
 
     def wrap(self, loop: Loop) -> Callable[[int], float] | None:
-        return _Weighted(self, loop).run_epoch if self.strength else None
+        if not self.strength:
+            return None
+        loop.kept_from = 2
+        return _Weighted(self, loop).run_epoch
 
     @classmethod
     def neutral_params(cls) -> dict[str, object]:

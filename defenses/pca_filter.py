@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.api import Context, Dataset, param
+from bench.api import Context, Dataset, ModelPlugin, param
 from bench.data import Floats
 from bench.detection import Detector, outlying
 from bench.detection_metrics import Flags
@@ -33,6 +33,12 @@ class PcaFilter(Detector):
     components: int = param(3, "how many eigenvectors a user's score sums over", low=1)
     threshold: float = param(3.5, "robust deviations below the median log score from which a "
                              "user is flagged", above=0)
+
+    def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
+        if self.max_share and self.components > data.n_users - 2:
+            return (f"the first {self.components} components of {data.n_users} users leave "
+                    "nothing to tell them apart by")
+        return None
 
     def suspicion(self, data: Dataset, ctx: Context) -> Floats:
         return -pca_scores(data, self.components)

@@ -30,7 +30,7 @@ from bench.detection_features import (
     rdma,
     similarity_degree,
 )
-from bench.detection_metrics import auc, best_cut
+from bench.detection_metrics import auc, best_cut, report
 from bench.errors import InputError, PluginError
 from bench.models.base import TorchRecommender, build
 from bench.models.bprmf import BPRMF
@@ -118,6 +118,19 @@ def test_at_most_the_largest_share_is_flagged_most_suspicious_first(blocks):
     assert Lengths(max_share=0.0).clean(data, CTX) is data
 
 
+def test_among_equals_chance_decides_who_is_flagged_not_place(blocks):
+    """Fakes are received last: by place, none of them would ever be flagged."""
+    class Alike(Shaped):
+        """Suspects everybody alike; no paper."""
+
+        def doubtful(self, suspicion):
+            return np.ones(len(suspicion), bool)
+
+    data = attacked(blocks, "random-profiles", 0.5)
+    fakes = sum(Alike(max_share=0.3).flags(data, Context(seed))[80:].mean() for seed in range(20))
+    assert 0.2 < fakes / 20 < 0.4
+
+
 def test_wrong_suspicions_are_refused(blocks):
     with pytest.raises(PluginError, match="one suspicion per user"):
         Shaped(short=True).clean(blocks, CTX)
@@ -141,10 +154,32 @@ def test_facts_are_counted_by_hand(blocks):
     assert facts["false_positives"] == flagged[~fake].mean()
     women = data.user_attributes["gender"] == "F"
     by = facts["false_positives_by_group"]
-    assert set(by) == {"gender", "age", "activity"}
-    assert by["gender"] == {"F": flagged[~fake][women].mean(), "M": flagged[~fake][~women].mean()}
+    assert {group.split("=")[0] for group in by} == {"gender", "age", "activity"}
+    assert by["gender=F"] == flagged[~fake][women].mean()
+    assert by["gender=M"] == flagged[~fake][~women].mean()
     assert facts["false_positives_gap"]["gender"] == pytest.approx(
-        abs(by["gender"]["F"] - by["gender"]["M"]))
+        abs(by["gender=F"] - by["gender=M"]))
+
+
+def test_groups_of_few_users_are_named_and_not_compared(blocks):
+    gender = np.array(["F"] * 61 + ["M"] * 19, object)
+    data = blocks.replace(user_attributes={"gender": gender})
+    facts = report(data, np.arange(80) >= 61, None)
+    assert facts["false_positives_by_group"]["gender=F"] == 0
+    assert "gender=M" not in facts["false_positives_by_group"]
+    assert facts["groups_too_small"]["gender=M"] == 19
+    assert np.isnan(facts["false_positives_gap"]["gender"])
+
+
+def test_the_leaderboard_can_name_the_group_that_is_hit_most(blocks):
+    from bench._board_more import _worst_group
+
+    data = attacked(blocks, "random-profiles")
+    facts = PcaFilter().facts(data, PcaFilter(threshold=1.0).clean(data, CTX))
+    by = facts["false_positives_by_group"]
+    worst = max(by, key=by.__getitem__)
+    assert by[worst] > 0
+    assert _worst_group([facts]).text.startswith(f"{worst}: ")
 
 
 def test_attributes_of_too_many_values_are_named_not_grouped():
@@ -487,6 +522,18 @@ def test_own_fakes_lose_their_weight(blocks):
     notes = run.loop.notes["graphrfi"]
     assert notes["own_auc"] > 0.9
     assert notes["own_fakes"] == int(own.sum())
+
+
+@pytest.mark.parametrize("patience", [0, 1])
+def test_no_epoch_without_weights_is_kept(blocks, patience):
+    """A validation score that only falls would otherwise keep the first, where all count 1."""
+    hyper = BPRMF(dim=4, epochs=3, learning_rate=1e-6, patience=patience, batch_size=64)
+    model = build(hyper, blocks, CTX)
+    fit = stages.train(model, GraphRfi(), lambda event: None)
+    assert fit.best_epoch >= 2
+    assert len(fit.history) == (fit.epochs - 1 if patience else 0)
+    assert "second epoch" in GraphRfi().unfit(BPRMF(epochs=1), blocks)
+    assert GraphRfi(strength=0.0).unfit(BPRMF(epochs=1), blocks) is None
 
 
 def test_weighting_says_what_it_cannot_act_on(blocks):

@@ -9,6 +9,7 @@ from bench.api import Context, Dataset, Interactions
 from bench.datasets.blocks import Blocks
 from bench.datasets.ml_100k import ML100K
 from bench.defenses.pca_filter import PcaFilter, pca_scores
+from bench.models.bprmf import BPRMF
 
 CTX = Context(0)
 
@@ -118,10 +119,18 @@ def test_facts_count_after_the_fact(blocks):
     facts = PcaFilter().facts(poisoned, poisoned.without_users(flagged))
     assert (facts["flagged"], facts["precision"], facts["recall"]) == (4, 0.75, 3 / 8)
     assert facts["false_positives"] == 1 / 80
-    assert facts["false_positives_by_group"]["gender"] == {"F": 1 / 40, "M": 0.0}
-    assert sum(v > 0 for v in facts["false_positives_by_group"]["activity"].values()) == 1
+    by = facts["false_positives_by_group"]
+    assert (by["gender=F"], by["gender=M"]) == (1 / 40, 0.0)
+    assert sum(v > 0 for group, v in by.items() if group.startswith("activity=")) == 1
     clean = PcaFilter().facts(blocks, blocks)
     assert (clean["flagged"], clean["precision"], clean["recall"]) == (0, None, None)
+
+
+def test_more_components_than_users_have_are_turned_away(blocks):
+    model = BPRMF()
+    assert "80 users" in PcaFilter(components=79).unfit(model, blocks)
+    assert PcaFilter(components=79, max_share=0.0).unfit(model, blocks) is None
+    assert PcaFilter().unfit(model, blocks) is None
 
 
 # -- real data ---------------------------------------------------------------------------------
