@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.api import Context, Dataset, Defense, Interactions, param
+from bench.api import Context, Dataset, Defense, Interactions, ModelPlugin, param
 
 
 class KAnonymousProfiles(Defense):
@@ -21,8 +21,8 @@ class KAnonymousProfiles(Defense):
     sparse data. A row's rating and time are the means over the members who have it, equal for all
     members too; every released row counts as liked.
 
-    Users without train positives release nothing and are in no group. Fewer than k users are one
-    group, and then no profile occurs k times: see facts, smallest_group. k 1 is `none`, bit for
+    Users without train positives release nothing and are in no group. Fewer than k users with
+    some cannot have profiles that occur k times, and are turned away. k 1 is `none`, bit for
     bit. Facts give the information loss SSE/SST: the squared distance of profiles to their
     group's centroid over that to the centroid of all, 0 where groups are alike and 1 for a single
     group; and to the released profile, which is larger for being rounded.
@@ -43,6 +43,12 @@ class KAnonymousProfiles(Defense):
     @classmethod
     def neutral_params(cls) -> dict[str, object]:
         return {"k": 1}
+
+    def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
+        n = len(np.unique(data.train.positives().users))
+        if self.k > max(n, 1):
+            return f"{n} users of {data.name} have train positives, fewer than k = {self.k}"
+        return None
 
     def clean(self, data: Dataset, ctx: Context) -> Dataset:
         return data if self.k == 1 else self.aggregated(data)

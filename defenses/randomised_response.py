@@ -67,6 +67,8 @@ class RandomisedResponse(Defense):
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
         if self.mode in PROMISING and "histories" in model.gives:
             return f"{model.name} learns from the order of a history, which is not sent"
+        if self.mode == "k-rr" and data.n_items < 2:
+            return "one item leaves no other to answer with"
         return None
 
     def clean(self, data: Dataset, ctx: Context) -> Dataset:

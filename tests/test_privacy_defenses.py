@@ -12,6 +12,7 @@ from bench.api import Context, Dataset, Interactions
 from bench.datasets.blocks import Blocks
 from bench.defenses.k_anonymous_profiles import KAnonymousProfiles
 from bench.microaggregation import mdav
+from bench.models.bprmf import BPRMF
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +118,11 @@ def test_one_is_nobody_and_no_epsilon_is_quoted(data):
     cleaned = KAnonymousProfiles(k=4).clean(data, Context(0))
     assert cleaned.valid is data.valid
     assert cleaned.test is data.test
+
+
+def test_fewer_users_than_k_are_turned_away():
+    data = Blocks(users=30, items=24, length=12).load()
+    assert "30 users" in KAnonymousProfiles(k=31).unfit(BPRMF(), data)
+    assert KAnonymousProfiles(k=30).unfit(BPRMF(), data) is None
+    quiet = data.replace(train=data.train[data.train.users < 10])
+    assert "10 users" in KAnonymousProfiles(k=11).unfit(BPRMF(), quiet)

@@ -271,6 +271,8 @@ def test_models_that_learn_from_order_are_refused():
     data = Blocks(users=20, items=24).load()
     assert "order of a history" in (RandomisedResponse().unfit(member("SASRec")(), data) or "")
     assert RandomisedResponse(mode="positives").unfit(member("SASRec")(), data) is None
+    single = data.replace(item_ids=data.item_ids[:1])
+    assert "one item" in (RandomisedResponse(mode="k-rr").unfit(member("EASE")(), single) or "")
 
 
 def test_the_grid_of_the_published_table_loads():
