@@ -329,6 +329,29 @@ def test_facts_fall_with_fakes_and_stay_below_what_is_served(crowd: Dataset) -> 
         served.base.data = blind
 
 
+def test_the_certificate_by_hand_on_data_that_are_poisoned_already(crowd: Dataset) -> None:
+    """What is inside counts by its lower bound, what is outside by its upper, and subsets are of
+    all users at hand."""
+    data = RandomProfiles(budget=0.1, targets=2).poison(crowd, CTX)
+    assert data.n_users == 165
+    served = ensemble(data)
+    votes = served.votes(torch.arange(150), "test")  # type: ignore[attr-defined]
+    lower, upper = (bound.numpy() for bound in served.bounds)  # type: ignore[attr-defined]
+    chosen, taken = served_lists(served, data), data.known("test")
+    known = np.zeros((165, 24), bool)
+    known[taken.users, taken.items] = True
+    facts = served.certificate((0, 2), 3)  # type: ignore[attr-defined]
+    for e in (0, 2):
+        delta = math.comb(165, 20) / math.comb(165 + e, 20)
+        sure = []
+        for u in range(150):
+            inside = np.sort(lower[votes[u, chosen[u]]])[::-1]
+            outside = np.sort(upper[votes[u, ~chosen[u] & ~known[u]]])[::-1][:3]
+            sure.append(certified_overlap(inside[None], outside[None], 3, 1, delta)[0])
+        assert facts["certified_items"][str(e)] == pytest.approx(np.mean(sure))
+    assert 0 < facts["certified_items"]["2"] < facts["certified_items"]["0"]
+
+
 def test_without_members_the_model_itself_is_served(blocks: Dataset) -> None:
     model = trained(blocks)
     none = SubsampleEnsemble(members=0)
