@@ -16,14 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.errors import InputError
-from bench.metrics import beyond, pointwise
-from bench.metrics.counts import Counts
+from bench.metrics import beyond, fair, pointwise
+from bench.metrics._between import between, ratings, watch_for
+from bench.metrics.beyond import long_tail
+from bench.metrics.counts import FIXED, Counts
 from bench.metrics.exposure import item_table, target_hr, target_rank
 from bench.metrics.groups import (
     SMALLEST,
     Grouping,
     Groups,
     check_groups,
+    gap,
     group_means,
     item_groups,
     user_groups,
@@ -45,7 +48,8 @@ class Evaluation:
     """What one evaluation found.
 
     Attributes:
-        values: (metric, group, value); group is "all" or "attribute=value".
+        values: (metric, group, value); group is "all" or "attribute=value". What compares all
+            groups of an attribute names it in the metric: "parity@10:gender".
         users: columns with an entry per evaluated user: "user" (outside id), each per-user
             metric by its name, "group:<attribute>" (the user's group, "" for none).
         items: columns with an entry per item: "item" (outside id), "popularity" (clean train
@@ -144,9 +148,12 @@ def evaluate(model: Recommender, data: Dataset, metrics: Sequence[str], *,
                          "not masked", hint="check the split and the rating threshold")
     cutoffs = tuple(sorted({m.k for m in asked if m.k is not None}))
     columns = beyond.columns(data, {m.name for m in asked})
+    by_group = {a: user_groups(data, a) for a in grouping.users}
+    watch = watch_for(asked, by_group, plan, data, model.ctx.device)
     with torch.no_grad(), _quiet(model):
         counts = stream(model, data, plan, split=split, cutoffs=cutoffs, defense=defense,
-                        columns=[values for values, _ in columns.values()], block=block)
+                        columns=[values for values, _ in columns.values()], block=block,
+                        watch=watch)
     pass_ = _Pass(model, data, plan, counts, cutoffs, columns)
     result = Evaluation()
     result.users["user"] = np.array(data.user_ids, object)[plan.users[:plan.n_evaluated]]
@@ -163,9 +170,16 @@ def evaluate(model: Recommender, data: Dataset, metrics: Sequence[str], *,
             value = target_rank(result.items["mean-rank"], wanted) if metric.k is None else \
                 target_hr(result.items[f"exposure@{metric.k}"], wanted)
             result.values.append((str(metric), "all", value))
+        elif metric.spec.kind == "ratio":
+            result.values.append((str(metric), "all", pass_.tpr(metric)))
     _point(result, pass_, asked)
-    for attribute in grouping.users:
-        _by_user_group(result, pass_, asked, user_groups(data, attribute))
+    for made in by_group.values():
+        _by_user_group(result, pass_, asked, made)
+    measured, undefined = between(asked, by_group, plan, watch)
+    rated, unrated = ratings(model, data, asked, by_group, split)
+    result.values += measured + rated
+    if undefined or unrated:
+        result.facts["undefined"] = result.facts.get("undefined", {}) | undefined | unrated
     for attribute in grouping.items:
         _by_item_group(result, pass_, item_groups(data, attribute))
     return result
@@ -219,11 +233,40 @@ class _Pass:
 
     def catalogue(self, metric: Metric) -> float:
         """One value from the lists of all evaluated users."""
+        if metric.name in ("pru", "pri", "popreo", "poprsp"):
+            return self._popularity(metric)
         assert metric.k is not None
         place = self.cutoffs.index(metric.k)
         if metric.name == "coverage":
             return beyond.coverage(self.counts.covered(place))
         return beyond.gini(self.counts.exposure(place))
+
+    def _popularity(self, metric: Metric) -> float:
+        """How lists and ranks go with popularity, on the relevant pairs of evaluated users."""
+        keep, c, n = self.plan.relevant, self.counts, self.plan.n_evaluated
+        items, tail = self.plan.pair_item[keep], long_tail(self.data.popularity)
+        if metric.k is None:
+            ranks = c.better[keep] + (c.tied[keep] + 1) / 2
+            return fair.pri(self.data.popularity, ranks, items) if metric.name == "pri" else \
+                fair.pru(self.data.popularity[items], ranks, self.plan.pair_owner[keep])
+        if metric.name == "popreo":
+            return fair.spread(fair.opportunity(c.pair_chance(metric.k)[keep] / FIXED,
+                                                tail[items]))
+        known = np.bincount(self.plan.known_item[self.plan.known_owner < n],
+                            minlength=self.data.n_items)
+        shown = c.exposure(self.cutoffs.index(metric.k))
+        sums = [np.bincount(tail, of, minlength=2) for of in (shown, n - known)]
+        return fair.spread(sums[0] / np.maximum(sums[1], 1))
+
+    def hits(self, metric: Metric) -> Floats:
+        """Expected relevant items in the list of each evaluated user."""
+        assert metric.k is not None
+        return self.ranks.total(self.ranks.inside(metric.k))
+
+    def tpr(self, metric: Metric, inside: npt.NDArray[np.bool_] | None = None) -> float:
+        """Share of the relevant items of some evaluated users, all if None, in their lists."""
+        chosen = slice(None) if inside is None else inside
+        return fair.tpr(self.hits(metric)[chosen], self.ranks.counts[chosen])
 
 
 def _facts(result: Evaluation, p: _Pass) -> None:
@@ -277,6 +320,13 @@ def _by_user_group(result: Evaluation, p: _Pass, asked: Sequence[Metric], made: 
             means = group_means(result.users[str(metric)], made, users)
             result.values += [(str(metric), f"{made.attribute}={label}", value)
                               for label, value in means.items()]
+        elif metric.spec.kind == "ratio":
+            found = {label: p.tpr(metric, weight[users] > 0)
+                     for label, weight in made.members.items()}
+            result.values += [(str(metric), f"{made.attribute}={label}", value)
+                              for label, value in found.items()]
+            large = [v for label, v in found.items() if f"{made.attribute}={label}" not in small]
+            result.values.append((f"{metric}-gap:{made.attribute}", "all", gap(large)))
 
 
 def _by_item_group(result: Evaluation, p: _Pass, made: Groups) -> None:

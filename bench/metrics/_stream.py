@@ -22,6 +22,7 @@ from bench.metrics.ranks import Ints
 
 if TYPE_CHECKING:
     from bench.api import Defense
+    from bench.metrics._watch import Watch
     from bench.models.base import Recommender
 
 SCORES_PER_BLOCK = 1 << 21
@@ -31,7 +32,7 @@ WARM_UP_USERS = 16
 
 def stream(model: Recommender, data: Dataset, plan: Plan, *, split: str, cutoffs: Sequence[int],
            columns: Sequence[Ints] = (), lists: bool = True, defense: Defense | None = None,
-           block: int = 0) -> Counts:
+           block: int = 0, watch: Watch | None = None) -> Counts:
     """Score and rank all users of the plan, block by block.
 
     Args:
@@ -42,6 +43,7 @@ def stream(model: Recommender, data: Dataset, plan: Plan, *, split: str, cutoffs
             them only the pairs are ranked, which is faster, and nothing is timed.
         defense: re-ranks where it overrides `rerank`.
         block: users per block; 0 takes as many as keep SCORES_PER_BLOCK scores.
+        watch: counts lists and places by group of users, where metrics ask for that.
 
     Raises:
         ScoreError: a score is NaN or infinite, or the scores have another shape.
@@ -62,6 +64,8 @@ def stream(model: Recommender, data: Dataset, plan: Plan, *, split: str, cutoffs
             part.item_ranks(counts)
             for place, k in enumerate(cutoffs):
                 part.cutoff(counts, place, k, index)
+            if watch is not None and start < plan.n_evaluated:
+                watch.block(part.scores, part.values, part.known, start)
     counts.seconds, counts.scored = source.seconds, source.scored
     return counts
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from bench.errors import InputError, nearest
 from bench.metrics import accuracy
+from bench.metrics.fair import EXPLICIT
 from bench.metrics.ranks import Floats, Ranks
 
 
@@ -18,7 +19,10 @@ class Spec:
     Attributes:
         kind: "user" (a value per user from the ranks of its relevant items), "list" (a value
             per user from the items in its list), "catalogue" (one value from all lists),
-            "target" (one value for the target items), "point" (one value from labelled pairs).
+            "target" (one value for the target items), "point" (one value from labelled pairs),
+            "ratio" (a ratio of sums over users, by group too), "parity" (one value per attribute
+            of users, from the lists of its groups), "rating" (one value from predicted ratings,
+            or one per attribute).
         cutoff: whether "@K", a list of K items, must ("required"), may ("optional") or may not
             ("none") follow.
         better: "high", "low", or "" where neither is better.
@@ -46,6 +50,16 @@ METRICS: dict[str, Spec] = {
     "aplt-all": Spec("list", "required", better=""),
     "coverage": Spec("catalogue", "required"),
     "gini": Spec("catalogue", "required", better="low"),
+    "popreo": Spec("catalogue", "required", better="low"),
+    "poprsp": Spec("catalogue", "required", better="low"),
+    "pru": Spec("catalogue", "none", better=""),
+    "pri": Spec("catalogue", "none", better=""),
+    "tpr": Spec("ratio", "required"),
+    "parity": Spec("parity", "required", better="low"),
+    "ks": Spec("parity", "none", better="low"),
+    "rmse": Spec("rating", "none", better="low"),
+    "mae": Spec("rating", "none", better="low"),
+    **{name: Spec("rating", "none", better="low") for name in EXPLICIT},
     "target-hr": Spec("target", "required", better=""),
     "target-rank": Spec("target", "none", better=""),
     "point-auc": Spec("point", "none"),
