@@ -83,6 +83,8 @@ class Lab:
         for name, params in (("bprmf", BPRMF), ("SASRec", {"epochs": 2, "max_length": 8}),
                              ("als", {"feedback": "explicit", "dim": 8, "reg": 1.0}),
                              ("EASE", {}),
+                             ("rating-mf", {"dim": 8, "epochs": 5, "batch_size": 256,
+                                            "learning_rate": 0.01, "patience": 0}),
                              ("vbpr", {"dim": 16, "epochs": 15, "batch_size": 256,
                                        "learning_rate": 0.05, "patience": 0})):
             plugin = cast(ModelPlugin, self.registry.make("models", {"name": name,
@@ -261,6 +263,10 @@ def _fingerprint(lab: Lab, seed: int) -> tuple[str, bool]:
         from bench import _contracts_clients
 
         return _contracts_clients.fingerprint(lab, ctx), bool(ctx.asked)
+    if any(b.__name__ == "HistoryAttack" for b in type(plugin).__mro__):
+        from bench import _contracts_histories
+
+        return _contracts_histories.fingerprint(lab, ctx), bool(ctx.asked)
     if any(b.__name__ == "NaturalNoise" for b in type(plugin).__mro__):
         noisy = plugin.before_training(lab.data(), ctx) if plugin.trains else plugin.shifted(
             lab.data(), ctx)
