@@ -35,7 +35,8 @@ class SemiFilter(TrainedDetector):
     The labelled fakes are of the defender's own making (see `trained_on`). Nobody hands it
     labelled genuine users either: it takes a share `assumed` of the received users, drawn at
     random, for genuine; the rest are unlabelled. Suspicion is the log odds, by a classifier that
-    did not see the user. H, RDMA and FMTD need ratings: on implicit data the filter has
+    did not see the user's label: received users who are judged take part as unlabelled, own fakes
+    not at all. H, RDMA and FMTD need ratings: on implicit data the filter has
     DegSim (as a cosine) and LengthVar alone, and the report lists the features used. Works with
     every model. Flagged users lose their train rows and keep their place.
 

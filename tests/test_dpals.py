@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -108,6 +109,70 @@ def test_one_user_moves_each_sum_by_no_more_than_the_noise_is_made_for(data, exp
         assert moved <= bound * (1 + 1e-9)
         assert moved >= bound * 0.75  # the bound is used
     assert most[0] == pytest.approx(root * 0.9**2)
+
+
+def test_the_sum_over_all_users_is_noised_by_its_own_bound():
+    """From choices: (α Π(A + noise) + Π(PᵀP + Γ_u² σ G) + λI)⁻¹ (1 + α)(b + noise)."""
+    rng = np.random.default_rng(5)
+    values = als.csr_matrix((rng.random((9, 4)) < 0.5).astype(float))
+    users = rng.normal(size=(9, 3))
+    bounds = dpals.Bounds(row=0.6, entry=1.0, most=4, noise=0.5)
+    found = dpals.solve_items(values, users, 1.5, bounds, np.random.default_rng(1), alpha=2.0)
+    draws = np.random.default_rng(1)
+    upper, g, more = (draws.standard_normal(shape) for shape in ((4, 3, 3), (4, 3), (3, 3)))
+    A, b, G = sums(values, users, bounds)
+
+    def symmetric(x):  # type: ignore[no-untyped-def]
+        return np.triu(x) + np.triu(x, 1).T
+
+    everywhere = dpals.psd(G + 0.6**2 * 0.5 * symmetric(more))
+    for j in range(4):
+        own = dpals.psd(A[j] + 0.6**2 * 2 * 0.5 * symmetric(upper[j]))
+        right = 3 * (b[j] + 0.6 * 2 * 0.5 * g[j])
+        assert np.allclose(found[j], np.linalg.solve(2 * own + everywhere + 1.5 * np.eye(3),
+                                                     right))
+
+
+@pytest.mark.parametrize("feedback", ["implicit", "explicit"])
+@pytest.mark.parametrize("sampling", ["uniform", "tail"])
+def test_training_meets_only_what_the_noise_is_made_for(data, feedback, sampling, monkeypatch):
+    """Pairs once, entries clipped, at most k of a user, and the plugin's own bounds and noise."""
+    met = []
+
+    def iterations(values, sampled, items, reg, count, bounds, rng, *, alpha):  # type: ignore
+        met.append((values, sampled, bounds))
+        yield np.zeros((data.n_users, 8)), items
+
+    monkeypatch.setattr(dpals, "iterations", iterations)
+    rows = data.train
+    loud = replace(rows, ratings=np.where(rows.items % 2 == 0, 9.0, rows.ratings))
+    twice = data.replace(train=loud.plus(rows))
+    _, fit = trained(twice, DPALS(feedback=feedback, sampling=sampling, max_interactions=3,
+                                  row_clip=0.7))
+    (values, sampled, bounds), = met
+    pairs = np.unique(rows.users * data.n_items + rows.items)
+    assert values.nnz <= len(pairs)
+    assert np.diff(sampled.indptr).max() == 3
+    entry = 2.0 if feedback == "explicit" else 1.0
+    assert np.abs(sampled.data).max() <= entry
+    assert (bounds.row, bounds.entry, bounds.most) == (0.7, entry, 3)
+    assert bounds.noise == fit.notes["dp"]["noise_multiplier"] > 0
+
+
+def test_counts_for_the_rarest_items_are_noised_by_what_one_user_moves(data):
+    """k items of a user move the counts by √k, and the noise is σ times that."""
+    model = build(DPALS(sampling="tail"), data, Context(0))
+    assert isinstance(model, DpalsRecommender)
+    bounds = dpals.Bounds(1.0, 1.0, 4, 0.8)
+    found = model.sampled(model.values, bounds, np.random.default_rng(2))
+    uniform = build(DPALS(), data, Context(0))
+    counts = np.asarray(uniform.sampled(  # type: ignore[attr-defined]
+        model.values, bounds, np.random.default_rng(9)).sum(axis=0)).ravel()
+    noised = counts + 0.8 * 2.0 * np.random.default_rng(2).standard_normal(data.n_items)
+    for user in range(data.n_users):
+        own = model.values[user].indices
+        rarest = own[np.argsort(noised[own], kind="stable")[:4]]
+        assert set(found[user].indices.tolist()) == set(rarest.tolist())
 
 
 def test_what_a_user_sends_does_not_depend_on_the_others(data):
