@@ -212,3 +212,22 @@ def test_the_quantity_asked_for_falls(kind, weight):
         found.append(float(unfairness(y, T(rows.ratings).float(), T(rows.items), side, kind)))
     assert found[1] < 0.7 * found[0], found
     assert made.fitted.notes["focf"]["items_compared_per_batch"] > 30
+
+
+def _contracts() -> list:
+    from bench import _contracts_common, _contracts_defenses
+
+    return [check for check in _contracts_common.checks(Focf) + _contracts_defenses.checks(Focf)
+            if check.__name__ != "spawned_worker"]
+
+
+@pytest.mark.parametrize("check", _contracts(), ids=lambda c: c.__name__)
+def test_the_contracts_of_defenses_hold_on_the_model_it_acts_on(check):
+    """The suite's usual models predict no ratings, so it passes this defense by."""
+    from bench._contracts_lab import Lab
+
+    class RatingLab(Lab):
+        def model_plugin(self):
+            return RatingMF(epochs=5, dim=4, batch_size=256, learning_rate=0.02, patience=0)
+
+    check(RatingLab("defenses", Focf))
