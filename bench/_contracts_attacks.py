@@ -31,6 +31,7 @@ OUTDONE = {"msap-published": "its steps have their length in l2, and do not fill
 FAMILIES: dict[str, str] = {
     "ClientAttack": "bench._contracts_clients",
     "FeatureAttack": "bench._contracts_features",
+    "HistoryAttack": "bench._contracts_histories",
     "PrivacyAttack": "bench._contracts_inference",
     "OptimisedProfiles": "bench._contracts_optimised",
 }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from bench._contracts_histories import reads_other_histories
 from bench.data import Interactions
 from bench.plugin import Plugin
 from bench.testing import Skip, require
@@ -26,7 +27,7 @@ FLOORS = {"pop": "it is the floor itself", "random": "it has learned nothing"}
 
 def checks(cls: type[Plugin]) -> list[Callable[[Lab], None]]:
     return [scores, beats_pop, save_and_load, sees_no_future, gives_known, gives_gradients,
-            gives_embeddings, gives_histories, gives_ratings, gives_dislikes,
+            gives_embeddings, gives_histories, reads_other_histories, gives_ratings, gives_dislikes,
             gives_user_separable]
 
 

@@ -229,9 +229,15 @@ class HistoryAttack(Attack):
 
 @dataclass(frozen=True)
 class Shown:
-    """The recommendations that a black-box attacker gets to see for histories of its own."""
+    """The recommendations that a black-box attacker gets to see for histories of its own.
+
+    Attributes:
+        model: as it is served.
+        unasked: for the report, not for the attacker: no query is counted.
+    """
 
     model: Recommender
+    unasked: bool = False
 
     @property
     def n_items(self) -> int:
@@ -246,6 +252,7 @@ class Shown:
         import torch
 
         own, n = self.model.histories(), len(histories)
+        asked = type(self.model).scores  # the method of the object counts
         found = []
         with torch.no_grad(), self.model.evaluating():
             for start in range(0, n, len(own)):
@@ -255,7 +262,8 @@ class Shown:
                         rows = part[first:first + 1024]
                         users = torch.arange(first, first + len(rows),
                                              device=self.model.ctx.device)
-                        scores = self.model.scores(users).double().cpu().numpy().copy()
+                        scores = (asked(self.model, users) if self.unasked else
+                                  self.model.scores(users)).double().cpu().numpy().copy()
                         for row, items in enumerate(rows):
                             scores[row, items] = -np.inf
                         found.append(best_items(scores, k))
@@ -270,6 +278,16 @@ def best_items(scores: np.ndarray[Any, Any], k: int) -> Ints:
     least = -np.partition(-scores, k - 1, axis=1)[:, [k - 1]]  # (n, 1)
     order = np.where(scores >= least, -scores, np.inf)
     return np.argsort(order, axis=1, kind="stable")[:, :k].astype(np.int64)
+
+
+def new_items(data: Dataset, history: Ints, barred: Ints, count: int, ctx: Context,
+              user: int) -> Ints:
+    """`count` distinct items uniform over the catalogue without the user's own and the barred;
+    more begin with fewer, and all attacks draw the same: (≤ count,)."""
+    free = np.ones(data.n_items, bool)
+    free[history] = free[barred] = False
+    order = ctx.stream("edits", user).permutation(data.n_items)
+    return order[free[order]][:count].astype(np.int64)
 
 
 def unit_vectors(model: Recommender) -> Any:

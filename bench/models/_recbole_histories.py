@@ -92,7 +92,8 @@ def looking_up(model: RecBoleRecommender, items: Tensor, vectors: Tensor) -> Ite
 
     handle = look_up.register_forward_hook(swap)
     try:
-        yield
+        with differentiable(model):
+            yield
     finally:
         handle.remove()
     if not fired:
@@ -103,7 +104,7 @@ def looking_up(model: RecBoleRecommender, items: Tensor, vectors: Tensor) -> Ite
 @contextlib.contextmanager
 def differentiable(model: RecBoleRecommender) -> Iterator[None]:
     """cuDNN gives no slopes of recurrent layers in evaluation mode."""
-    if not model.ctx.device.startswith("cuda"):
+    if model.module.training or not model.ctx.device.startswith("cuda"):
         yield
         return
     with torch.backends.cudnn.flags(enabled=False):
