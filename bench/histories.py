@@ -324,6 +324,7 @@ def asks_inside(model: Recommender) -> bool:
     def asking(*args: Any, **more: Any) -> Any:
         raise _Asked
 
+    model.forget()
     before = vars(bare).get("scores")
     bare.scores = asking  # type: ignore[method-assign]
     try:
