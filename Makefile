@@ -40,7 +40,7 @@ smoke: $(VENV)/.ready
 	$(PY) -m bench run grid-smoke.yaml
 
 test: $(VENV)/.ready-test
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto
 
 lint: $(VENV)/.ready-test
 	$(PY) -m ruff check .

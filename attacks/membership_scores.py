@@ -29,6 +29,8 @@ class MembershipScores(InteractionMembership):
     Args:
         candidates: how many pairs are judged, half of them members.
         statistic: margin, or rank.
+        direction: high, or low: a defense that gives what a user has no votes (smoothing, an
+            ensemble) betrays members by low scores. An AUC below one half is no privacy.
 
     Shapes: one score per candidate, (n,).
 
@@ -38,6 +40,11 @@ class MembershipScores(InteractionMembership):
     name = "membership-scores"
     statistic: str = param("margin", "what is compared: margin or rank",
                            choices=("margin", "rank"))
+    direction: str = param("high", "which scores are taken for members: high, or low",
+                           choices=("high", "low"))
+
+    def budget_text(self) -> str:
+        return f"{super().budget_text()}, {self.direction} {self.statistic} means member"
 
     def judge(self, model: Recommender, candidates: Candidates, ctx: Context) -> Floats:
         from bench.serving import all_scores
@@ -45,13 +52,14 @@ class MembershipScores(InteractionMembership):
         users, place = np.unique(candidates.users, return_inverse=True)
         scores = all_scores(model, users)  # (users, items)
         own = scores[place, candidates.items]  # (n,)
+        sign = 1.0 if self.direction == "high" else -1.0
         if self.statistic == "rank":
             mine = scores[place]
-            return np.asarray((mine < own[:, None]).mean(axis=1)
-                              + 0.5 * (mine == own[:, None]).mean(axis=1))
+            return sign * np.asarray((mine < own[:, None]).mean(axis=1)
+                                     + 0.5 * (mine == own[:, None]).mean(axis=1))
         spread = scores.std(axis=1)
-        return np.asarray((own - scores.mean(axis=1)[place])
-                          / np.where(spread > 0, spread, 1.0)[place])
+        return sign * np.asarray((own - scores.mean(axis=1)[place])
+                                 / np.where(spread > 0, spread, 1.0)[place])
 
     @classmethod
     def test_params(cls) -> dict[str, object]:

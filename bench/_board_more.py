@@ -166,8 +166,8 @@ def _mean(values: Sequence[Any]) -> View:
 
 
 def privacy(b: Builder, dataset: str) -> Table | None:
-    """Epsilon and delta asked and spent."""
-    rows = []
+    """Epsilon and delta asked and spent, between which data sets, and by whose account."""
+    rows, adjacent = [], dict[str, int]()
     for row in b.board.live_rows(dataset):
         clean = b.board.clean(row)
         spent = [] if clean is None else [c.privacy for c in clean.ok.values() if c.privacy]
@@ -182,12 +182,35 @@ def privacy(b: Builder, dataset: str) -> Table | None:
             View(significant(max(epsilon), 4) if epsilon else NONE,
                  sort=max(epsilon) if epsilon else None,
                  flags=b.codes(row, None, ("epsilon-differs",))),
-            View(f"{max(delta):g}" if delta else NONE)])
+            View(f"{max(delta):g}" if delta else NONE),
+            View(str(_promised(clean, "accountant") or NONE)),
+            _adjacency(_promised(clean, "adjacency"), adjacent)])
     if not rows:
         return None
     return Table(f"{b.short['dataset'][dataset]}: privacy",
-                 ["model", "defense", "ε asked", "ε spent", "δ"], rows, kind="privacy",
-                 notes=["ε spent: the largest over the seeds"])
+                 ["model", "defense", "ε asked", "ε spent", "δ", "accountant", "adjacency"], rows,
+                 kind="privacy",
+                 notes=["ε spent: the largest over the seeds; two ε compare only where adjacency "
+                        "is the same", *(f"adjacency [{n}]: {text}" for text, n in
+                                         adjacent.items())])
+
+
+def _adjacency(text: Any, numbers: dict[str, int]) -> View:
+    """The number of the note that says what is added or removed."""
+    if not text:
+        return View(NONE)
+    number = numbers.setdefault(str(text), len(numbers) + 1)
+    return View(f"[{number}]", full=str(text))
+
+
+def _promised(e: Entry, key: str) -> Any:
+    """A fact of the privacy promised, from the training or from the defense's own facts."""
+    for cell in e.ok.values():
+        for place in (cell.facts.get("training") or {}, {"own": cell.facts.get("defense") or {}}):
+            for facts in place.values():
+                if isinstance(facts, dict) and facts.get(key):
+                    return facts[key]
+    return None
 
 
 def cost(b: Builder, dataset: str) -> Table | None:
@@ -232,7 +255,7 @@ def inference(b: Builder, dataset: str) -> Table | None:
             if e.status != "skipped":
                 rows.append([*views, b.missing(e, notes), *(View(NONE) for _ in names[1:])])
             continue
-        flags = b.codes(row, attack, ("dp-bound", "missing-seeds"))
+        flags = b.codes(row, attack, ("dp-bound", "below-chance", "missing-seeds"))
         made = [_inferred(e, name) for name in names]
         rows.append([*views, View(made[0].text, made[0].interval, sort=made[0].sort, flags=flags),
                      *made[1:]])

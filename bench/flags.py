@@ -53,6 +53,8 @@ EXPLAINED = {
                        "badly, and the defense may be weaker than it looks",
     "dp-bound": "a membership attack is better than the privacy promised allows: the promise, "
                 "or its implementation, is broken",
+    "below-chance": "the membership attack is below chance: it reads the scores the wrong way "
+                    "round, and the same scores read the other way give members away",
     "met-before": "the detector was trained with this very attack: what it finds says nothing of "
                   "attacks that it has not met",
     "static-only": "only attacks that do not know of the defense were tried; an adaptive one may "
@@ -238,6 +240,14 @@ def dp_bound(board: Board) -> Iterator[Flag]:
                                f"{found[1]} % FPR, allowed {bound:.4g} (seed {cell.seed})")
 
 
+def below_chance(board: Board) -> Iterator[Flag]:
+    """The upper end of a membership attack's AUC lies under one half."""
+    for e in _ran(board):
+        highs = [c.privacy["mia-auc-high"] for c in e.ok.values() if "mia-auc-high" in c.privacy]
+        if highs and max(highs) < 0.5:
+            yield Flag("below-chance", e.row, e.attack, f"AUC at most {max(highs):.4g}")
+
+
 def met_before(board: Board) -> Iterator[Flag]:
     """A detector is judged on the attack that made its examples."""
     for e in _ran(board):
@@ -331,5 +341,5 @@ def failed(board: Board) -> Iterator[Flag]:
 
 CHECKS: tuple[Check, ...] = (
     weaker_than_noise, pgd_weaker_than_fgsm, noise_floor, more_steps_weaker, larger_eps_weaker,
-    adaptive_weaker, dp_bound, met_before, static_only, epsilon_differs, missing_seeds, one_seed,
+    adaptive_weaker, dp_bound, below_chance, met_before, static_only, epsilon_differs, missing_seeds, one_seed,
     exposure_floor, small_groups, ties, not_above_pop, failed)

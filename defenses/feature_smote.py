@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from bench.api import Dataset, Defense, ModelPlugin, param
 
 if TYPE_CHECKING:
@@ -67,7 +69,8 @@ class _Synthetic:
         self.hyper, self.loop, model = hyper, loop, loop.model
         self.key, table = next((k, t) for k, t in model.tables().items() if t.role == "feature")
         self.features = table.rows()  # (items, width)
-        counts = torch.from_numpy(model.data.popularity.copy())
+        rows = model.data.train.positives()  # everybody's: a defender is not told who is fake
+        counts = torch.from_numpy(np.bincount(rows.items, minlength=model.data.n_items))
         order = counts.argsort(stable=True)
         held = counts[order].cumsum(0).double() / max(int(counts.sum()), 1)
         minority = order[held <= hyper.tail].to(self.features.device)  # (M,)

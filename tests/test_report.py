@@ -294,7 +294,7 @@ def test_terminal_fits_100_columns_and_says_everything(printed: str) -> None:
                  "after poisoned training", "target-hr@50", "by group of users", "privacy", "cost",
                  "Threat model",
                  "skipped: pop with none", ": the model exposes no embeddings and no gradients",
-                 "different budgets", "by pgd", "[i] only attacks that do not know"):
+                 "different budgets", "by pgd", "[j] only attacks that do not know"):
         assert text in " ".join(printed.split()).replace("Different", "different"), text
 
 

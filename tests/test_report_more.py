@@ -117,6 +117,7 @@ def test_what_is_inferred_has_a_table_of_its_own(tmp_path: Path) -> None:
     assert "attacked" not in tables  # it changes no recommendation
     assert not board.tests() or all(t is not board.entries[
         ("toy", "BPR", "none"), "mia"].against_clean for t in board.tests())
+    assert not [f for f in find(board) if f.code == "below-chance"]
     broken = [f for f in find(board) if f.code == "dp-bound"]
     assert [f.row for f in broken] == [("toy", "BPR", "dp-sgd(epsilon=1)")] * 3  # e·0.01 < 0.4
 
@@ -136,3 +137,27 @@ def test_detectors_and_costs_have_tables(tmp_path: Path) -> None:
     assert [view.text for view in row[3:]] == ["9", "0.5", "1", "0.99", "0.02", "gender=F: 0.050"]
     (cost,) = tables["attack-cost"].rows
     assert [view.text for view in cost[3:]] == ["0.5", "0", "12.5", "512"]
+
+
+def test_what_a_promise_is_between_is_in_the_report(tmp_path: Path) -> None:
+    run = SyntheticRun(tmp_path)
+    for name, text in (("dp-sgd", "one user's whole history"), ("randomised-response", "one bit")):
+        facts = {"training": {"dp": {"adjacency": text, "accountant": "pld"}}} if name == "dp-sgd" \
+            else {"defense": {"adjacency": text}}
+        run.add(spec("BPR"), spec(name, epsilon=1.0), NONE, facts=facts,
+                privacy={"epsilon": 1.0, "delta": 1e-5})
+    _, tables = boarded(run)
+    rows = {row[1].text: [view.text for view in row[5:]] for row in tables["privacy"].rows}
+    assert rows == {"dp-sgd": ["pld", "[1]"], "randomised-response": ["–", "[2]"]}
+    assert "adjacency [1]: one user's whole history" in tables["privacy"].notes
+
+
+def test_an_attack_below_chance_is_no_privacy(tmp_path: Path) -> None:
+    infer = {"stage": "output-query", "knowledge": "black", "goal": "infer", "realisable": True}
+    run = SyntheticRun(tmp_path)
+    run.add(spec("BPR"), NONE, NONE)
+    run.add(spec("BPR"), NONE, spec("mia"), infer,
+            privacy={"mia-auc": 0.2, "mia-auc-low": 0.1, "mia-auc-high": 0.3})
+    board, tables = boarded(run)
+    assert "below-chance" in [f.code for f in find(board) if f.attack == "mia"]
+    assert tables["inference"].rows[0][3].flags == ("below-chance",)
