@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.api import Context, Dataset, Profile, param
+from bench.api import Context, Dataset, ModelPlugin, Profile, param
 from bench.data import Floats, Ints
-from bench.optimised import Candidate, OptimisedProfiles
+from bench.optimised import Candidate, OptimisedProfiles, below_zero
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +37,8 @@ class AushProfiles(OptimisedProfiles):
 
     Args:
         budget, length, targets, stratum: number and size of the profiles, and what they push.
-        selected: share of the length that is selected items (at least one, where there is room).
+        selected: share of the length that is selected items (at least one; a filler, too, where
+            there is room).
         steps: epochs over the templates; batch, hidden, rate, judge_rate: of G and D.
         zeros: share of unrated selected items in the reconstruction.
 
@@ -50,14 +51,19 @@ class AushProfiles(OptimisedProfiles):
     explicit_only = True
     takes = "last"
     steps: int = param(30, "epochs of training; 0: an untrained generator", low=0)
-    selected: float = param(0.1, "share of a profile's length that is selected items", low=0,
-                            high=1)
+    selected: float = param(0.1, "share of a profile's length that is selected items (at least "
+                            "one)", above=0, high=1)
     hidden: int = param(128, "width of the generator; the discriminator has 150", low=1)
     batch: int = param(256, "templates per step", low=1)
     rate: float = param(0.01, "learning rate of the generator", above=0)
     judge_rate: float = param(0.001, "learning rate of the discriminator", above=0)
     zeros: float = param(0.2, "share of unrated selected items that are reconstructed, as 0",
                          low=0, high=1)
+
+    def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
+        if self.length and self.length <= self.targets:
+            return f"profiles of {self.length} items have no room for a selected one"
+        return super().unfit(model, data) or below_zero(data)
 
     def candidates(self, data: Dataset, targets: Ints, lengths: Ints,
                    ctx: Context) -> Iterator[Candidate]:
@@ -121,8 +127,7 @@ class AushProfiles(OptimisedProfiles):
         from bench.surrogates import clicks
 
         room = int(lengths.min()) - len(targets)
-        count = min(max(1, round(self.selected * float(lengths.mean()))) if self.selected else 0,
-                    max(room - 1, 0))
+        count = min(max(1, round(self.selected * float(lengths.mean()))), max(room - 1, 1))
         x = clicks(data).numpy()
         popularity = x.sum(axis=0)                                 # (m,)
         together = x.T @ x[:, targets]                             # (m, |T|)

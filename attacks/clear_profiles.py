@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from bench.api import Context, Dataset, param
 from bench.data import Ints
 from bench.optimised import Candidate, OptimisedProfiles
@@ -117,10 +115,11 @@ class ClearProfiles(OptimisedProfiles):
 
         scores = p[:len(x)] @ q.T                                     # (n, m)
         offered = scores.detach().masked_fill(x > 0, -torch.inf)
-        k = max(min(self.cutoff, int((x == 0).sum(dim=1).min())), 1)
+        k = min(self.cutoff, x.shape[1])
         listed = offered.topk(k, dim=1).indices                       # (n, k)
-        tail = np.maximum(k - 1 - np.arange(len(aim)), 0)             # one place for each target
-        others = scores.gather(1, listed[:, torch.from_numpy(tail)])  # (n, |T|)
+        held = (x == 0).sum(dim=1, keepdim=True).clamp(1, k)          # (n, 1), who has few left
+        tail = (held - 1 - torch.arange(len(aim))).clamp_min(0)       # one place for each target
+        others = scores.gather(1, listed.gather(1, tail))             # (n, |T|)
         h = torch.cat([p, q])                                         # (n + f + m, d)
         loss = (others - scores[:, aim]).mean()
         return loss + self.dispersal * (h - flattened(h, rng)).abs().sum(dim=1).mean()

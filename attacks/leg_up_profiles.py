@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.api import Context, Dataset, Profile, param
+from bench.api import Context, Dataset, ModelPlugin, Profile, param
 from bench.data import Ints
-from bench.errors import InputError
-from bench.optimised import Candidate, OptimisedProfiles
+from bench.errors import CannotActError, InputError
+from bench.optimised import Candidate, OptimisedProfiles, below_zero
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -78,6 +78,9 @@ class LegUpProfiles(OptimisedProfiles):
             raise InputError(f"{self.name}: {self.unroll} steps to unroll are more than the "
                              f"{self.epochs} epochs of the surrogate", key="unroll")
 
+    def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
+        return super().unfit(model, data) or below_zero(data)
+
     def candidates(self, data: Dataset, targets: Ints, lengths: Ints,
                    ctx: Context) -> Iterator[Candidate]:
         import torch
@@ -106,6 +109,8 @@ class LegUpProfiles(OptimisedProfiles):
             made: Tensor = generator(template) * (template > 0)
             return made.index_fill(1, torch.from_numpy(targets), scale.high)
 
+        if (x[:, torch.from_numpy(targets)] > 0).all():
+            raise CannotActError(f"{self.name}: nobody it knows is without the targets")
         for _ in range(self.pretrain):
             some = x[torch.from_numpy(rng.choice(len(x), min(64, len(x)), replace=False))]
             learn(((generator(some) - some)[some > 0]**2).mean(), makes, self.name)

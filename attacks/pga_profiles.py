@@ -85,7 +85,8 @@ class PgaProfiles(OptimisedProfiles):
         dim, reg, alpha = self._settings(ctx, explicit)
         feedback = self._feedback(data, explicit, alpha)
         values = feedback.genuine(data)[known]                        # (n, m)
-        taken = clicks(data).numpy() if self.availability else np.zeros(0)
+        held = csr_matrix((np.ones(values.nnz), values.indices, values.indptr), values.shape)
+        taken = held.toarray() if self.availability else np.zeros(0)  # rated low is taken, too
         aim = np.zeros(data.n_items)
         aim[targets] = 1.0 if self.goal == "push" else -1.0
         begin = als.start(data.n_items, dim, ctx.stream("surrogate"))

@@ -94,8 +94,8 @@ def wmw(users: Floats, items: Floats, taken: Floats, targets: Floats, k: int,
         width: float) -> tuple[float, Floats]:
     """The Wilcoxon–Mann–Whitney loss Σ_u Σ_{i∈L_u} Σ_t g(s_ui − s_ut), g(x) = 1/(1 + e^(−x/b)).
 
-    L_u are the k best items that user u (rows of `users`) has not taken and that are no targets;
-    targets that u has are left out.
+    L_u are the k best items that user u (rows of `users`) has not taken and that are no targets,
+    fewer where fewer are left; targets that u has are left out.
 
     Returns:
         the loss, and its gradient in the items' vectors with the lists as they are: (m, d).
@@ -103,14 +103,14 @@ def wmw(users: Floats, items: Floats, taken: Floats, targets: Floats, k: int,
     scores = users @ items.T                                      # (n, m)
     aim = targets > 0
     offered = np.where((taken > 0) | aim, -np.inf, scores)
-    k = min(k, int(np.isfinite(offered).sum(axis=1).min(initial=len(aim))))
     best = np.argsort(-offered, axis=1, kind="stable")[:, :k]     # (n, k)
     listed = np.take_along_axis(scores, best, axis=1)             # (n, k)
+    there = np.isfinite(np.take_along_axis(offered, best, axis=1))  # (n, k)
     loss, pull = 0.0, np.zeros_like(items)
     for t in np.flatnonzero(aim):
         free = taken[:, t] == 0                                   # (n,)
         x = np.clip((listed[free] - scores[free, t][:, None]) / width, -50, 50)
-        g = 1 / (1 + np.exp(-x))                                  # (free, k)
+        g = there[free] / (1 + np.exp(-x))                        # (free, k)
         slope = g * (1 - g) / width
         loss += float(g.sum())
         np.add.at(pull, best[free].ravel(), (slope[..., None] * users[free][:, None]).reshape(

@@ -19,7 +19,7 @@ import numpy as np
 from bench.attack import ThreatModel
 from bench.context import Context
 from bench.data import Dataset, Ints
-from bench.errors import PluginError
+from bench.errors import CannotActError, PluginError
 from bench.plugin import param
 from bench.profile_attack import Profile, ProfileAttack
 
@@ -63,6 +63,9 @@ class OptimisedProfiles(ProfileAttack):
     def profiles(self, data: Dataset, targets: Ints, lengths: Ints,
                  ctx: Context) -> list[Profile]:
         """The candidate that is injected."""
+        if not len(data.train.positives()):
+            raise CannotActError(f"{self.name} learns from what users liked, and knows nobody who "
+                                 "liked anything; raise known")
         found = list(self.candidates(data, targets, lengths, ctx))
         losses = [c.loss for c in found]
         if not found or not all(map(math.isfinite, losses)):
@@ -95,6 +98,16 @@ class OptimisedProfiles(ProfileAttack):
     def budget_text(self) -> str:
         asked = f", best of {self.tries} asked of the victim" if self.knowledge == "white" else ""
         return f"{super().budget_text()}, {self.steps} steps{asked}"
+
+
+def below_zero(data: Dataset) -> str | None:
+    """Why a matrix in which 0 is no rating cannot hold this data's ratings, or None."""
+    if data.train.ratings is None or not len(data.train):
+        return None
+    low = data.rating_scale[0] if data.rating_scale else float(data.train.ratings.min())
+    if low > 0:
+        return None
+    return f"its generator takes a rating of 0 or less for none, and {data.name} has such ratings"
 
 
 def as_profiles(fake: Tensor, data: Dataset, targets: Ints, ctx: Context) -> list[Profile]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from bench.context import Context
 from bench.data import Dataset, Floats, Ints
+from bench.errors import CannotActError
 
 if TYPE_CHECKING:
     from bench.profile_attack import Profile
@@ -148,7 +149,7 @@ class RatingModel:
     def __init__(self, data: Dataset) -> None:
         genuine = data.train[data.train.users < data.n_genuine]
         if genuine.ratings is None or not (len(genuine) or data.rating_scale):
-            raise ValueError(f"{data.name} has no ratings")
+            raise CannotActError(f"of {data.name} no rating is known, and no scale")
         items, ratings = genuine.items, genuine.ratings
         self.low, self.high = data.rating_scale or (float(ratings.min()), float(ratings.max()))
         if not len(genuine):  # a black-box attacker who knows users without a row

@@ -191,6 +191,23 @@ def test_wmw_and_its_gradient() -> None:
         assert pull[j, d] == pytest.approx(number, rel=1e-4, abs=1e-7)
 
 
+def test_a_user_who_has_taken_everything_leaves_the_lists_of_others_as_they_are() -> None:
+    rng = np.random.default_rng(3)
+    users, items, aim = rng.normal(size=(6, 3)), rng.normal(size=(8, 3)), np.eye(8)[2]
+    taken = (rng.random((6, 8)) < 0.2).astype(float)
+    taken[0], taken[1, :6] = 1.0, 1.0  # one has nothing left, one two items of three
+    taken[1, 2] = 0.0
+    loss, pull = wmw(users, items, taken, aim, 3, 0.3)
+    parts = [wmw(users[[u]], items, taken[[u]], aim, 3, 0.3) for u in range(6)]
+    assert loss > 1.0
+    assert loss == pytest.approx(sum(part[0] for part in parts))
+    np.testing.assert_allclose(pull, sum(part[1] for part in parts), atol=1e-12)
+    assert parts[0][0] == 0.0
+    said = items @ users[1]
+    assert parts[1][0] == pytest.approx(sum(1 / (1 + np.exp((said[2] - said[i]) / 0.3))
+                                            for i in (6, 7)))
+
+
 def test_the_most_influential_are_chosen(data: Dataset) -> None:
     taken = clicks(data).double().numpy()
     users, items = als.fit(csr_matrix(taken), als.start(80, 4, np.random.default_rng(0)), 1.0, 10,
@@ -260,6 +277,31 @@ def test_the_availability_utility_is_climbed(data: Dataset) -> None:
         PgaProfiles(budget=0.1, targets=1, dim=4, reg=5.0, availability=100.0).poison(data, ctx)
         losses = ctx.notes["target_loss"]
         assert losses["taken"] < 2 * losses["first"] < 0
+
+
+@pytest.mark.parametrize("feedback", ["explicit", "implicit"])
+def test_what_is_rated_low_is_taken_too(data: Dataset, feedback: str,
+                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    """The availability utility runs over pairs outside of what the surrogate learned from. Users
+    who dislike all that they rated are there as well."""
+    ratings = data.train.ratings.copy()  # type: ignore[union-attr]
+    ratings[data.train.users < 5] = 1.0
+    rows = replace(data.train, ratings=ratings, labels=(ratings >= 3).astype(np.int8))
+    split = {s: replace(getattr(data, s), labels=np.ones(len(getattr(data, s)), np.int8))
+             for s in ("valid", "test")}
+    seen = []
+
+    def recording(users: Floats, items: Floats, clean: Floats, taken: Floats, *rest: Any) -> Any:
+        seen.append(taken)
+        return hybrid(users, items, clean, taken, *rest)
+
+    monkeypatch.setattr("bench.als_poison.hybrid", recording)
+    PgaProfiles(steps=1, dim=4, availability=1.0, feedback=feedback).poison(
+        data.replace(train=rows, threshold=3.0, **split), Context(0))
+    used = rows if feedback == "explicit" else rows.positives()
+    wanted = np.zeros((data.n_users, data.n_items), bool)
+    wanted[used.users, used.items] = True
+    assert ((seen[0] > 0) == wanted[np.unique(rows.users)]).all()
 
 
 def test_a_white_box_pga_takes_the_victims_parameters(data: Dataset) -> None:

@@ -20,7 +20,7 @@ from bench.context import Context
 from bench.data import Dataset, Floats
 from bench.datasets.blocks import Blocks
 from bench.defenses.none import NoDefense
-from bench.errors import InputError, PluginError
+from bench.errors import CannotActError, InputError, PluginError
 from bench.generators import Rounding, fillers, layers, learn, rated, step
 from bench.graph_surrogate import Graph, LightGCN, above, flattened, top_share
 from bench.models.als import ALS
@@ -210,7 +210,34 @@ def test_aush_selects_what_is_liked_with_the_targets(data: Dataset) -> None:
     assert len(chosen) == 3
     assert not np.isin(chosen, TARGETS).any()
     assert (chosen % 4 == TARGETS[0] % 4).all()  # of the targets' block: items i and i + 4
-    assert len(AushProfiles(selected=0.0).partners(data, TARGETS, EIGHT)) == 0
+    for length, count in ((3, 1), (4, 1), (40, 4)):  # one at least, even where no filler fits
+        assert len(AushProfiles().partners(data, TARGETS, np.full(8, length))) == count
+
+
+def test_aush_learns_where_a_profile_has_room_for_one_item(data: Dataset) -> None:
+    ctx = Context(0)
+    made = AushProfiles(steps=30, hidden=16, rate=0.05).profiles(data, TARGETS, np.full(4, 3), ctx)
+    assert all(len(p.items) == 3 for p in made)
+    assert ctx.notes["target_loss"]["taken"] < ctx.notes["target_loss"]["first"]
+    assert "no room" in (AushProfiles(length=2, targets=2).unfit(RATINGS, data) or "")
+
+
+def test_ratings_that_look_like_none_are_refused(data: Dataset) -> None:
+    """0 means no rating in a generator's matrix: on a scale from 0, rows would vanish."""
+    low = data.replace(rating_scale=(0.0, 5.0))
+    for attack in (AushProfiles(), LegUpProfiles()):
+        assert attack.unfit(RATINGS, data) is None
+        assert "takes a rating of 0 or less for none" in (attack.unfit(RATINGS, low) or "")
+
+
+def test_an_attacker_who_knows_nothing_to_learn_from_says_so(data: Dataset) -> None:
+    nobody = data.train[:0]
+    for attack in (AushProfiles(), LegUpProfiles(), ClearProfiles(), DL):
+        with pytest.raises(CannotActError, match="knows nobody who liked anything"):
+            attack.profiles(data.replace(train=nobody), TARGETS, EIGHT, Context(0))
+    everybody = data.replace(train=replace(data.train, items=np.resize(TARGETS, len(data.train))))
+    with pytest.raises(CannotActError, match="without the targets"):
+        LegUpProfiles().profiles(everybody, TARGETS, EIGHT, Context(0))
 
 
 def test_aush_rates_selected_items_higher_the_longer_it_learns(data: Dataset) -> None:
@@ -371,6 +398,22 @@ def test_the_spectrum_of_items_is_flatter_after_the_steps(data: Dataset) -> None
     assert shares[1] < before
     assert shares[2] < shares[1] < shares[0]
     assert top_share(model.vectors(graph)[1]) == before  # the surrogate itself is left alone
+
+
+def test_a_user_with_few_items_left_shortens_no_other_list(data: Dataset) -> None:
+    """The tail that targets are to beat is that of each user's own list."""
+    attack, rng = ClearProfiles(cutoff=10, dispersal=0.0), np.random.default_rng(0)
+    p, q = (torch.from_numpy(rng.normal(size=(n, 4))) for n in (3, 20))
+    x, scores = torch.zeros(3, 20), (p @ q.T).numpy()
+    x[2, 4:] = 1.0  # four items left, two of them targets
+    others = []
+    for user, held in enumerate((10, 10, 4)):
+        free = np.flatnonzero(x[user].numpy() == 0)
+        listed = free[np.argsort(-scores[user, free])][:held]
+        others += [scores[user, listed[-1]] - scores[user, 0],
+                   scores[user, listed[-2]] - scores[user, 1]]
+    found = attack.harm(p, q, x, torch.tensor([0, 1]), torch.Generator().manual_seed(0))
+    assert float(found) == pytest.approx(np.mean(others))
 
 
 def test_the_copys_steps_lower_the_harm(data: Dataset) -> None:
