@@ -58,6 +58,7 @@ def test_every_check_has_a_plugin_that_breaks_it() -> None:
         ("datasets", "blocks"), ("models", "bprmf"), ("attacks", "pgd"),
         ("attacks", "random-profiles"), ("attacks", "rev-adv-profiles"),
         ("attacks", "fed-rec-attack"), ("attacks", "feature-pgd"), ("attacks", "lira"),
+        ("attacks", "substitution"),
         ("defenses", "pca-filter"), ("defenses", "dp-sgd"),
         ("defenses", "adversarial-training"))
         for check in contracts(kind, registry.get(kind, name), registry=registry)}

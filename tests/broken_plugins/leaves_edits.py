@@ -26,7 +26,7 @@ class LeavesEdits(HistoryAttack):
             self.kept[-1].__enter__()
         yield Struck(model, prepared.genuine)
 
-    kept = []  # noqa: RUF012
+    kept = []
 
     def edit(self, model, histories, targets, data, ctx):
         for history in histories:
