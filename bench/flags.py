@@ -341,5 +341,5 @@ def failed(board: Board) -> Iterator[Flag]:
 
 CHECKS: tuple[Check, ...] = (
     weaker_than_noise, pgd_weaker_than_fgsm, noise_floor, more_steps_weaker, larger_eps_weaker,
-    adaptive_weaker, dp_bound, below_chance, met_before, static_only, epsilon_differs, missing_seeds, one_seed,
-    exposure_floor, small_groups, ties, not_above_pop, failed)
+    adaptive_weaker, dp_bound, below_chance, met_before, static_only, epsilon_differs,
+    missing_seeds, one_seed, exposure_floor, small_groups, ties, not_above_pop, failed)

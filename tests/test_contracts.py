@@ -25,8 +25,18 @@ MAY_SKIP = {
     "as-strong-as-one-step": "has no steps, or is a control",
     "gives-gradients": "not promised", "gives-embeddings": "not promised",
     "gives-user-separable": "not promised",
+    "reads-other-histories": "reads no histories",
+    "takes-more-from-lists-than-noise": "aims at the loss, or is a control",
+    "similarity-kept": "replaces nothing, or looks at no vectors",
+    "targets-where-allowed": "has no targets",
 }
-CONTROLS = {"noise": ("loss-rises", "as-strong-as-noise")}
+CONTROLS = {"noise": ("loss-rises", "as-strong-as-noise"), "feature-noise": ("serves-the-goal",),
+            "torchattacks": ("loss-rises", "as-strong-as-noise"),  # it aims at lists
+            **dict.fromkeys(("append-items", "replace-last", "random-substitution"),
+                            ("gains-more-than-chance",)),
+            "attribute-inference": ("finds-nothing-in-a-random-model",),  # no vectors there
+            # nothing that they may be told leaves the plain loop as it is
+            "federated": ("neutral-is-none",), "macr": ("neutral-is-none",)}
 
 
 @pytest.fixture(scope="session")
