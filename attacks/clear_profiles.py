@@ -29,7 +29,9 @@ class ClearProfiles(OptimisedProfiles):
     is held still, so that the second term flattens the top singular direction; (ii) the copy's
     scores of the fake users, largest first and targets in any case, are the new fake rows; (iii)
     the surrogate is fine-tuned with them for `inner` steps at a tenth of its learning rate. Of all
-    rounds, those rows are injected with which the surrogate ranks the targets best.
+    rounds, those rows are injected with which most targets stand in lists of `cutoff` items (of
+    equals, the better mean rank), as a surrogate says that was trained anew with them: a little
+    fine-tuning would not tell what rows do to a model.
 
     The surrogate is a LightGCN of its own with BPR (bench.graph_surrogate); the authors take the
     trained victim and choose by its hit rate, which is white-box. Fake rows begin as copies of
@@ -64,23 +66,20 @@ class ClearProfiles(OptimisedProfiles):
                    ctx: Context) -> Iterator[Candidate]:
         import torch
 
-        from bench.graph_surrogate import Graph, LightGCN, above
+        from bench.graph_surrogate import Graph
         from bench.optimised import as_profiles, templates
         from bench.surrogates import clicks, top
 
         x, aim = clicks(data), torch.from_numpy(targets)              # (n, m)
         n = len(x)
         fake = templates(x, targets, lengths, ctx)                    # (f, m)
-        model = LightGCN(n + len(fake), data.n_items, self.dim, self.layers,
-                         ctx.torch_stream("surrogate"))
-        negatives, spectrum = ctx.torch_stream("negatives"), ctx.torch_stream("spectrum")
+        negatives, spectrum = ctx.torch_stream("fine-tuning"), ctx.torch_stream("spectrum")
         graph = Graph(torch.cat([x, fake]))
-        model.train(graph, self.epochs, self.learning_rate, negatives)
+        model = self.surrogate(graph, ctx)
         for step in range(self.steps + 1):
-            with torch.no_grad():
-                p, q = model.vectors(graph)
-                loss = above(p[:n] @ q.T, x, aim)
-            yield Candidate(as_profiles(fake, data, targets, ctx), loss)
+            judge = self.surrogate(graph, ctx) if step else model
+            yield Candidate(as_profiles(fake, data, targets, ctx),
+                            self.judged(judge, graph, x, targets))
             if step == self.steps:
                 return
             copy = self.dispersed(model, graph, x, aim, spectrum)
@@ -91,6 +90,28 @@ class ClearProfiles(OptimisedProfiles):
             fake = top(wish, lengths)
             graph = Graph(torch.cat([x, fake]))
             model.train(graph, self.inner, self.learning_rate / 10, negatives)
+
+    def surrogate(self, graph: Graph, ctx: Context) -> LightGCN:
+        """The graph model trained on this graph; from the same start whatever the graph is."""
+        from bench.graph_surrogate import LightGCN
+
+        n, m = graph.forth.shape
+        model = LightGCN(n, m, self.dim, self.layers, ctx.torch_stream("surrogate"))
+        model.train(graph, self.epochs, self.learning_rate, ctx.torch_stream("negatives"))
+        return model
+
+    def judged(self, model: LightGCN, graph: Graph, x: Tensor, targets: Ints) -> float:
+        """How badly the targets stand: minus their hit rate, and less than one hit for the rank."""
+        import torch
+
+        from bench.graph_surrogate import above
+        from bench.surrogates import target_hits
+
+        with torch.no_grad():
+            p, q = model.vectors(graph)
+            scores = p[:len(x)] @ q.T                                 # (n, m)
+        rank = above(scores, x, torch.from_numpy(targets))
+        return rank / (len(x) * len(targets)) - target_hits(scores, x, targets, self.cutoff)
 
     def dispersed(self, model: LightGCN, graph: Graph, x: Tensor, aim: Tensor,
                   rng: torch.Generator) -> LightGCN:

@@ -400,6 +400,20 @@ def test_the_spectrum_of_items_is_flatter_after_the_steps(data: Dataset) -> None
     assert top_share(model.vectors(graph)[1]) == before  # the surrogate itself is left alone
 
 
+def test_clear_judges_all_rounds_alike(data: Dataset) -> None:
+    """By a surrogate trained from the start with their rows; the rank breaks ties of hits alone."""
+    attack, x = ClearProfiles(dim=8, epochs=30, cutoff=10, steps=3), clicks(data)
+    for number, made in enumerate(attack.candidates(data, TARGETS, EIGHT, Context(0))):
+        graph = Graph(torch.cat([x, torch.from_numpy(rows_of(made.profiles, data)).float()]))
+        model = attack.surrogate(graph, Context(0))
+        p, q = (part.detach() for part in model.vectors(graph))
+        scores = p[:len(x)] @ q.T
+        pairs = int((x[:, torch.from_numpy(TARGETS)] == 0).sum())
+        hits = round(target_hits(scores, x, TARGETS, 10) * pairs)
+        assert made.loss == pytest.approx(attack.judged(model, graph, x, TARGETS), abs=1e-6)
+        assert -hits / pairs <= made.loss < (-hits + 1) / pairs, number
+
+
 def test_a_user_with_few_items_left_shortens_no_other_list(data: Dataset) -> None:
     """The tail that targets are to beat is that of each user's own list."""
     attack, rng = ClearProfiles(cutoff=10, dispersal=0.0), np.random.default_rng(0)
