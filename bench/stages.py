@@ -82,7 +82,7 @@ def under_attack(attack: Attack, model: Recommender, prepared: Prepared,
     the facts as "queries": users whose lists it read, and rows whose loss it differentiated."""
     from bench.models.base import innermost
 
-    asked: dict[str, Any] = {"queries": 0}
+    asked: dict[str, Any] = {"queries": 0, "inside": 0}
     with contextlib.ExitStack() as stack:
         with contextlib.ExitStack() as counting:
             for part in dict.fromkeys((model, innermost(model))):
@@ -103,8 +103,13 @@ def _counted(model: Recommender, asked: dict[str, Any]) -> Iterator[None]:
             continue
 
         def counting(first: Any, *rest: Any, _method: Any = method, **more: Any) -> Any:
-            asked["queries"] += len(first["users"] if isinstance(first, dict) else first)
-            return _method(first, *rest, **more)
+            if not asked["inside"]:  # what a wrapper asks of its model is no further query
+                asked["queries"] += len(first["users"] if isinstance(first, dict) else first)
+            asked["inside"] += 1
+            try:
+                return _method(first, *rest, **more)
+            finally:
+                asked["inside"] -= 1
 
         own[name] = counting
         setattr(model, name, counting)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from bench._cells import load
-from bench.api import Context, Dataset, Defense
+from bench.api import Attack, Context, Dataset, Defense, Struck, ThreatModel
 from bench.attacks.pgd import PGD
 from bench.attacks.random_profiles import RandomProfiles
 from bench.context import Context as Plain
@@ -102,8 +104,23 @@ def test_queries_are_counted_and_the_model_is_left_alone(data: Dataset) -> None:
         pass
     rows = sum(len(b["users"]) for b in model.batches(0, 8192))
     assert struck.facts["queries"] == 4 * rows  # three slopes and a last loss
+    with under_attack(Reads(), Doubled(model), prepared, told(data)) as struck:
+        pass
+    assert struck.facts["queries"] == 5  # once, though a wrapper passes the question on
     assert "loss" not in vars(model)
     assert "scores" not in vars(model)
+
+
+class Reads(Attack):
+    """Reads five users' lists."""
+
+    name = "reads"
+    threat = ThreatModel("output-query", "black", "infer")
+
+    @contextlib.contextmanager
+    def strike(self, model: Recommender, prepared: Prepared, ctx: Context) -> Iterator[Struck]:
+        model.scores(torch.arange(5))
+        yield Struck(model, prepared.genuine)
 
 
 class Doubled(Wrapped):
