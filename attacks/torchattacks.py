@@ -45,7 +45,8 @@ class TorchAttacks(EmbeddingAttack):
     (APGD, FAB, Square, AutoAttack), a fenced random generator, and our own check of ε. What the
     wrapper cannot make right is refused with the reason. AutoAttack: Croce and Hein, ICML 2020;
     CW: Carlini and Wagner, S&P 2017; its shortest perturbation counts where it is within ε.
-    APGD, APGDT, FAB, CW and AutoAttack leave a user whom they cannot fool where the user was.
+    APGD, APGDT, FAB, CW, Square and AutoAttack leave a user whom they cannot fool where the
+    user was.
 
     Distance: that of the attack (linf, or l2 for PGDL2 and CW, either for APGD, APGDT, FAB,
     Square, AutoAttack), per user vector. White-box; Square and SPSA only read scores. A probe
@@ -55,7 +56,8 @@ class TorchAttacks(EmbeddingAttack):
     Args:
         attack: name in torchattacks, as PGD, PGDL2, MIFGSM, APGD, CW, AutoAttack, Square, SPSA.
         eps, relative, norm: of the ball around each user vector.
-        steps, step: iterations, and their length as a share of ε where the attack has one.
+        steps, step: iterations, and their length as a share of ε where the attack has one
+            (CW: of Adam's first step).
         k: length of the list that the item is to leave.
         item: "top" the user's first recommendation, or "test" a test positive (oracle).
         n_queries: of Square. c: weight of CW's misclassification.
@@ -176,7 +178,7 @@ class TorchAttacks(EmbeddingAttack):
 
         from bench.box_options import options
 
-        made = getattr(torchattacks, self.attack)(scorer, **options(self, radius, seed))
+        made = getattr(torchattacks, self.attack)(scorer, **options(self, radius, seed, scorer.width))
         if self.attack == "AutoAttack":
             for part in made._autoattack.attacks:
                 if type(part).__name__ == "Square":

@@ -16,6 +16,7 @@ none of it. Here (CATALOGUE A6):
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,18 @@ if TYPE_CHECKING:
 
 MARGIN = 0.05  # free room at each side of the box, as a share of its width
 SIDE = 5  # Square in L2 cuts its picture by fifths
+
+
+def square_side(width: int) -> int:
+    """The side of the smallest square picture that holds so many coordinates and that the block
+    search of the library can start on: blocks of a fifth of the side, whole or not there."""
+    side = max(SIDE, math.isqrt(max(width, 1) - 1) + 1)
+    while True:
+        block = side // SIDE
+        room = side - (side - block * SIDE) // 2  # from where the library lays the first block
+        if room % block == 0 or room >= side // block * block:
+            return side
+        side += 1
 
 
 class UserScores:
@@ -65,8 +78,15 @@ class UserScores:
             return None
         rest = self.clean - self.vectors @ items[0].rows().T  # (n, m)
         bias = rest.mean(dim=0)  # (m,)
-        close = (rest - bias).abs().max() <= 1e-4 * self.clean.std().clamp_min(1e-12)
-        return (items[0].rows(), bias) if bool(close) else None
+        spread = self.clean.std().clamp_min(1e-12)
+        if bool((rest - bias).abs().max() > 1e-4 * spread):
+            return None
+        # with one user, or users all alike, any scorer looks so where they stand: ask elsewhere
+        moved = -0.5 * self.vectors.roll(1, dims=1)  # (n, d)
+        with torch.no_grad():
+            found = self._by_model(moved, torch.arange(len(moved), device=moved.device))
+        off = (found - moved @ items[0].rows().T - bias).abs().max()
+        return (items[0].rows(), bias) if bool(off <= 1e-3 * spread) else None
 
     def __call__(self, vectors: Tensor, rows: Tensor) -> Tensor:
         """Scores (b, m) of the users at `rows` (b,) of `users`, with these vectors (b, d)."""
@@ -117,8 +137,8 @@ class BoxScorer(nn.Module):
         rows: which users the pictures show, in order; `only` pins a single one, for attacks
             that reorder or repeat examples.
         catalogue: give all items as logits instead of four.
-        square: pictures of at least 5 × 5, as block search needs; others are 1 × d, so that
-            no budget is spent on what is left over.
+        square: square pictures, as block search needs (its blocks are taller than a flat
+            one); others are 1 × d, so that no budget is spent on what is left over.
     """
 
     def __init__(self, scores: UserScores, box: Box, chosen: Tensor, masked: Tensor, k: int,
@@ -128,8 +148,8 @@ class BoxScorer(nn.Module):
         self.scores, self.box, self.k, self.catalogue = scores, box, k, catalogue
         self.chosen, self.masked = chosen, masked
         self.width = scores.vectors.shape[1]
-        side = max(SIDE, -(-self.width // SIDE))
-        self.shape = (1, SIDE, side) if square else (1, 1, self.width)
+        side = square_side(self.width)
+        self.shape = (1, side, side) if square else (1, 1, self.width)
         self.only: int | None = None
         four = self._four(scores.clean, torch.arange(len(chosen), device=chosen.device))
         spread = four.amax(dim=1) - four.amin(dim=1)  # (n,)
@@ -173,6 +193,8 @@ class BoxScorer(nn.Module):
         own = self.chosen[rows, None]  # (b, 1)
         rivals = scores.masked_fill(self.masked[rows], -torch.inf).scatter(1, own, -torch.inf)
         best = rivals.topk(self.k + 2, dim=1).values[:, self.k - 1:]  # (b, 3)
+        below = scores.detach().amin(dim=1, keepdim=True) - 1  # where there are fewer rivals
+        best = torch.where(torch.isinf(best), below, best)
         return torch.cat([scores.gather(1, own), best], dim=1)
 
     @contextlib.contextmanager

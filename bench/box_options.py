@@ -6,13 +6,14 @@ import math
 from typing import Any
 
 
-def options(attack: Any, radius: float, seed: int) -> dict[str, Any]:
+def options(attack: Any, radius: float, seed: int, width: int) -> dict[str, Any]:
     """Keyword arguments for the library's class.
 
     Args:
         attack: the plugin, with its steps, step, norm, c and n_queries.
         radius: ε in units of the box.
         seed: of the attacks that seed the global generator themselves.
+        width: how many coordinates a vector has.
     """
     name, steps, alpha = attack.attack, attack.steps, attack.step * radius
     norm = {"linf": "Linf", "l2": "L2"}[attack.norm]
@@ -24,7 +25,9 @@ def options(attack: Any, radius: float, seed: int) -> dict[str, Any]:
                 "EOTPGD", "UPGD", "Jitter"):
         return {"eps": radius, "alpha": alpha, "steps": steps}
     if name == "CW":
-        return {"c": attack.c * radius**2, "steps": steps, "lr": radius}
+        # Adam moves every coordinate by about lr/2 in the box. A longer first step than the ball
+        # raises the cost, and the library ends there with nothing found.
+        return {"c": attack.c * radius**2, "steps": steps, "lr": 2 * alpha / math.sqrt(width)}
     if name == "SPSA":
         # its step is Adam's: lr moves a coordinate by at most lr an iteration, whatever eps is
         count = max(steps, math.ceil(2 / attack.step))

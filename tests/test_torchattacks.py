@@ -10,7 +10,7 @@ import torch
 
 from bench.api import Context, Dataset
 from bench.attacks.torchattacks import SUITABLE, UNSUITABLE, TorchAttacks
-from bench.box import Box, BoxScorer, UserScores
+from bench.box import Box, BoxScorer, UserScores, square_side
 from bench.datasets.blocks import Blocks
 from bench.defenses.none import NoDefense
 from bench.errors import CannotActError, InputError
@@ -206,3 +206,74 @@ def test_a_model_without_one_user_table_is_skipped(data: Dataset) -> None:
     assert isinstance(model, TorchRecommender)
     with pytest.raises(CannotActError, match="one vector per example"):
         UserScores(model, torch.from_numpy(np.arange(3)))
+
+
+@pytest.fixture(scope="module")
+def wide(data: Dataset) -> BprRecommender:
+    """Vectors as long as in use: what is right at eight coordinates may not be at 64."""
+    made = build(BPRMF(dim=64, epochs=15, batch_size=512, learning_rate=0.03, patience=0), data,
+                 Context(0))
+    assert isinstance(made, BprRecommender)
+    made.fit(NoDefense(), lambda event: None)
+    return made
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_square_searches_long_vectors(wide: BprRecommender, norm: str) -> None:
+    """Its blocks are taller than a flat picture of 64 coordinates."""
+    eps = 2.0 if norm == "l2" else 0.3
+    delta, notes, _ = attacked(wide, "Square", eps, norm)
+    moved = float((delta != 0).any(dim=1)[:wide.data.n_genuine].double().mean())
+    assert moved > 0.2  # who is not fooled stays
+    assert notes["item_in_list_attacked"] == pytest.approx(1 - moved, abs=0.05)
+
+
+@pytest.mark.parametrize("width", [1, 8, 25, 32, 50, 64, 100, 128, 144, 200, 300, 500])
+def test_square_starts_on_a_picture_of_any_width(width: int) -> None:
+    import torchattacks
+
+    class Linear(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.linspace(1, 2, 4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.reshape(len(x), -1).sum(dim=1, keepdim=True) * self.w
+
+    side = square_side(width)
+    assert side * side >= width
+    picture, label = torch.full((1, 1, side, side), 0.5), torch.tensor([3])
+    with torch.random.fork_rng():
+        for norm in ("L2", "Linf"):
+            made = torchattacks.Square(Linear().eval(), norm=norm, eps=0.01, n_queries=3, seed=0)
+            assert torch.isfinite(made(picture, label)).all()
+
+
+def test_cw_finds_short_perturbations_of_long_vectors(wide: BprRecommender) -> None:
+    """A first step longer than the ball raises the cost, and the library ends with nothing."""
+    eps = 1.5
+    by_steps = attacked(wide, "PGDL2", eps, "l2")[1]["item_in_list_attacked"]
+    shortest = attacked(wide, "CW", eps, "l2")[1]["item_in_list_attacked"]
+    assert by_steps < 0.6
+    assert shortest <= by_steps + 0.2
+
+
+def test_users_with_fewer_rivals_than_the_list_is_long_break_nothing() -> None:
+    data = Blocks(users=30, items=24, length=18).load()
+    model = build(BPRMF(dim=8, epochs=2, patience=0), data, Context(0))
+    assert isinstance(model, TorchRecommender)
+    for name in ("SPSA", "APGD", "PGD"):
+        _, notes, _ = attacked(model, name, 0.5, "linf", k=10)
+        assert notes["item_in_list_attacked"] == 1.0  # nobody can leave a list of all
+
+
+def test_one_user_does_not_make_any_scorer_a_dot_product(data: Dataset) -> None:
+    from bench.registry import Registry
+
+    plugin: Any = Registry().make("models", {"name": "LightGCN", "params": {
+        "epochs": 1, "patience": 0, "embedding_size": 8}})
+    model = build(plugin, data, Context(0))
+    assert isinstance(model, TorchRecommender)
+    with model.evaluating():
+        scores = UserScores(model, torch.tensor([3]))
+    assert scores._linear is None
