@@ -178,7 +178,8 @@ class TorchAttacks(EmbeddingAttack):
 
         from bench.box_options import options
 
-        made = getattr(torchattacks, self.attack)(scorer, **options(self, radius, seed, scorer.width))
+        made = getattr(torchattacks, self.attack)(
+            scorer, **options(self, radius, seed, scorer.width))
         if self.attack == "AutoAttack":
             for part in made._autoattack.attacks:
                 if type(part).__name__ == "Square":
