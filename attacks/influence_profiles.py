@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class InfluenceProfiles(OptimisedProfiles):
     """S-TNA (push): one fake user after another, optimised against the most influential users.
 
-        min over w ∈ [0, 1]^items of Σ_{u∈S} Σ_{i∈L_u} Σ_t g(s_ui − s_ut) + η ‖w‖₁,
+        min over w of Σ_{u∈S} Σ_{i∈L_u} Σ_t g(s_ui − s_ut) + η ‖w‖₁,
         g(x) = 1/(1 + e^(−x/b)),   I(k) = −∇sᵀ H⁻¹ ∇ℓ_k
 
     Fang, Gong and Liu, "Influence Function based Data Poisoning Attacks to Top-N Recommender
@@ -30,7 +30,8 @@ class InfluenceProfiles(OptimisedProfiles):
     `steps` steps against the gradient through ALS (bench.als_poison), each with a largest entry of
     `rate`; an item of the copy is one step ahead. In every step ALS is solved with the profile of
     the `length` largest w, since that is what can be injected, and the loss and its gradient are
-    taken there; w itself is not cut to [0, 1], as only its order counts. The profile with the
+    taken there; w itself is not cut to [0, 1] as in the paper, as only its order counts, and η
+    pulls each entry towards 0 from its side. The profile with the
     lowest loss is kept, and the next fake user is optimised given this one. Ratings are then
     N(μᵢ, σᵢ), where the data has them (not below its threshold).
 
@@ -129,7 +130,7 @@ class InfluenceProfiles(OptimisedProfiles):
                 best, least, found = row, loss, now
             if step < self.steps:
                 fake = FakeRows(others, users[:-1], now, self.reg, Feedback(self.alpha))
-                slope = fake.slope(row, there, pull) + self.sparsity
+                slope = fake.slope(row, there, pull) + self.sparsity * np.sign(w)
                 slope[0, aim > 0] = 0.0
                 w = w - self.rate * slope / max(float(np.abs(slope).max()), 1e-300)
                 row = largest(np.where(aim > 0, np.inf, w), length)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bench._aggregation import Aggregator, Hidden, Robust, Sum, check_finite
 from bench._federation import Layout, Local, Scorer, Uploads, Way, choose, clipped, covered
 from bench.dp import UserRows
-from bench.errors import PluginError, TrainingError
+from bench.errors import CannotActError, PluginError, TrainingError
 from bench.federated import Client, ClientAttack, Sent
 from bench.sampling import Rows, hash_rows
 
@@ -193,8 +193,8 @@ class Rounds:
 
     def _covered(self, batch: Mapping[str, Tensor], users: Tensor) -> dict[str, Tensor]:
         if "items" not in batch or "histories" in batch:
-            raise PluginError("cover rows stand beside rows of items, which this model does not "
-                              "learn from; set cover: 0")
+            raise CannotActError("cover rows stand beside rows of items, which this model does "
+                                 "not learn from; set cover: 0")
         if "rows" not in self._kept:
             data = self.model.data
             every = dataclasses.replace(data.train, labels=None)  # what is rated low is no cover

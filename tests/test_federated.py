@@ -16,7 +16,7 @@ from bench._rounds import Rounds
 from bench.api import Context, Dataset
 from bench.datasets.blocks import Blocks
 from bench.defenses.federated import Federated
-from bench.errors import InputError, PluginError
+from bench.errors import CannotActError, InputError, PluginError
 from bench.models._bprmf import BprRecommender
 from bench.models.base import Batch, TorchRecommender, build
 from bench.models.bprmf import BPRMF
@@ -379,6 +379,11 @@ def test_cover_of_ratings_says_the_users_mean():
     found = fed.covered(points, 1, drawn[:2, :1], None)
     assert found["items"].tolist() == [1, 7, 2]
     assert found["labels"].tolist() == [1, 1, 0]
+
+
+def test_cover_where_no_row_has_an_item_is_a_reason_to_skip(data):
+    with pytest.raises(CannotActError, match="set cover: 0"):
+        rounds(made(FCF(dim=4), data), epochs=1, cover=1)
 
 
 # -- robust aggregation ------------------------------------------------------------------------

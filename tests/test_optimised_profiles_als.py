@@ -235,6 +235,26 @@ SMOOTH = ALS(dim=4, reg=5.0)
 RATED = ALS(dim=8, reg=1.0, feedback="explicit")
 
 
+def test_sparsity_pulls_each_entry_towards_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An item that gains a little takes the place of one that gains nothing and is there."""
+    taken = (np.random.default_rng(0).random((12, 9)) < 0.4).astype(float)
+    aim, first = np.eye(9)[0], np.isin(np.arange(9), [0, 1, 2]).astype(float)[None]
+    asked = []
+
+    def slope(self: FakeRows, row: Floats, *rest: Any) -> Floats:
+        asked.append(row)
+        return -0.3 * np.eye(9)[[5]]
+
+    monkeypatch.setattr(FakeRows, "slope", slope)
+    start = als.start(9, 3, np.random.default_rng(1))
+    for sparsity in (0.5, 2.0):
+        asked.clear()
+        InfluenceProfiles(steps=2, sparsity=sparsity, rate=0.1).learned(
+            csr_matrix(taken), start, np.arange(12), taken, aim, first, 3)
+        assert np.flatnonzero(asked[0]).tolist() == [0, 1, 2]
+        assert np.flatnonzero(asked[1]).tolist() == [0, 1, 5]
+
+
 @pytest.mark.parametrize(("attack", "model"), [
     (PgaProfiles(budget=0.1, targets=2, dim=4, reg=5.0, feedback="implicit"), SMOOTH),
     (InfluenceProfiles(budget=0.1, targets=2, dim=4, reg=5.0, steps=10), SMOOTH),

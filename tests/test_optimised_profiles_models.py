@@ -285,6 +285,38 @@ def test_every_parameter_of_the_generators_gets_a_gradient(data: Dataset) -> Non
     assert all(p.grad is not None and bool(p.grad.any()) for p in small.parameters())
 
 
+@pytest.mark.parametrize("attack", [
+    AushProfiles(steps=2, hidden=8),
+    LegUpProfiles(steps=4, pretrain=1, turn=2, judge_steps=1, hidden=8, dim=4, epochs=12)])
+def test_generator_and_discriminator_pull_opposite_ways(data: Dataset, attack: ProfileAttack,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    """D tells genuine profiles (up) from generated ones (down); G has its own go up. What each
+    loss wants of what D said is seen in its slope."""
+    said: list[Tensor] = []
+    wants = {"judge": set[float](), "generator": set[float]()}
+
+    def recorded(sizes: list[int], activation: type[nn.Module]) -> nn.Sequential:
+        made = layers(sizes, activation)
+        if sizes[-1] == 1:
+            made.register_forward_hook(lambda _, __, out: said.append(out))
+        return made
+
+    def learning(loss: Tensor, optimizer: torch.optim.Optimizer, who: str) -> float:
+        key = "judge" if len(said) == 2 else "generator"
+        for number, out in enumerate(said):
+            (slope,) = torch.autograd.grad(loss, out, retain_graph=True)
+            signs = slope.sign().unique().tolist()
+            assert signs == ([1.0] if key == "judge" and number else [-1.0])
+            wants[key].update(signs)
+        said.clear()
+        return learn(loss, optimizer, who)
+
+    monkeypatch.setattr("bench.generators.layers", recorded)
+    monkeypatch.setattr("bench.generators.learn", learning)
+    attack.profiles(data, TARGETS, EIGHT, Context(0))
+    assert wants == {"judge": {1.0, -1.0}, "generator": {-1.0}}
+
+
 def test_a_parameter_without_gradient_is_an_error() -> None:
     used, unused = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))
     optimizer = torch.optim.SGD([used, unused], lr=0.1)
