@@ -66,6 +66,7 @@ class FeaturePGD(FeatureAttack):
             better = reached >= highest
             best = torch.where(better[:, None], at, best)
             highest = torch.where(better, reached, highest)
+        ctx.notes["queries"] = margin.queries
         return best
 
     @classmethod

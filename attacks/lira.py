@@ -31,7 +31,8 @@ class LiRA(InteractionMembership):
     candidates are in it; and the scores. Costs `shadows` trainings.
 
     Args:
-        candidates: how many pairs are judged, half of them members.
+        candidates, non_members: how many pairs are judged, half of them members, and what the
+            others are.
         shadows: how many shadow models; 16 to 64 are usual.
 
     Shapes: one score per candidate, (n,).

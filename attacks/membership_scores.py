@@ -22,12 +22,15 @@ class MembershipScores(InteractionMembership):
     the score in standard deviations of the user's scores; rank: the share of the catalogue that
     stands below. Non-members are of the same user and of equal popularity, so that popularity
     tells nothing; what a model knows by taste remains, which is why the figures of a model
-    without overfitting are above chance too (`lira` calibrates that away).
+    without overfitting are above chance too (`lira` calibrates that away, and `non_members:
+    held-out` leaves it out).
 
     Knowledge: black, the scores of the candidates. Changes nothing.
 
     Args:
         candidates: how many pairs are judged, half of them members.
+        non_members: free (what the user never took), or held-out (positives kept out of the
+            training: nothing but membership tells, and a promise of privacy bounds it).
         statistic: margin, or rank.
         direction: high, or low: a defense that gives what a user has no votes (smoothing, an
             ensemble) betrays members by low scores. An AUC below one half is no privacy.

@@ -23,11 +23,11 @@ class Margin:
 
     Over genuine users without t in what is known of them. s_u^(K), the K-th best score without
     attack among items the user does not have, and τ, the standard deviation of the scores, are
-    constants.
+    constants. `queries` counts the users scored with moved vectors.
     """
 
     def __init__(self, model: TorchRecommender, table: Table, targets: Ints, k: int) -> None:
-        self.model, self.table = model, table
+        self.model, self.table, self.queries = model, table, 0
         device = model.ctx.device
         data = model.data
         self.targets = torch.from_numpy(targets).to(device)  # (T,)
@@ -58,6 +58,7 @@ class Margin:
         total = torch.zeros(len(self.targets), device=delta.device)
         count = torch.zeros(len(self.targets), device=delta.device)
         for users, last, free in self.blocks:
+            self.queries += len(users)
             scores = scores_with(self.model, {self.table.parameter: moved}, users)  # (B, items)
             above = (scores[:, self.targets] - last[:, None]) / self.tau  # (B, T)
             total = total + (above.clamp(-CLIP, CLIP) * free).sum(dim=0)

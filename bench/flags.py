@@ -16,8 +16,10 @@ from typing import Any
 from bench._cells import Cell
 from bench.leaderboard import Board, Entry, Row
 
-CONTROL = "noise"  # the attack that every embedding attack must beat
 BALL = ("eps", "relative", "norm", "tables")  # equal for attacks in the same ball
+# the attack that every other in its ball must beat
+CONTROLS = {"noise": BALL,
+            "feature-noise": ("eps", "relative", "norm", "targets", "stratum", "goal")}
 TIES = 0.01
 PRIVACY_TOLERANCE = 0.01
 
@@ -51,8 +53,9 @@ EXPLAINED = {
     "larger-eps-weaker": "a larger budget does less harm: the attack is not used up or is broken",
     "adaptive-weaker": "the adaptive attack does less harm than the static one: it searched "
                        "badly, and the defense may be weaker than it looks",
-    "dp-bound": "a membership attack is better than the privacy promised allows: the promise, "
-                "or its implementation, is broken",
+    "dp-bound": "a membership attack, on members and non-members that are alike but for that, is "
+                "better than the privacy promised allows: the promise, or its implementation, is "
+                "broken",
     "below-chance": "the membership attack is below chance: it reads the scores the wrong way "
                     "round, and the same scores read the other way give members away",
     "met-before": "the detector was trained with this very attack: what it finds says nothing of "
@@ -88,9 +91,9 @@ def _mean(entry: Entry) -> float:
     return math.nan if entry.value is None else entry.value.mean
 
 
-def _pair(board: Board, a: Entry, b: Entry) -> tuple[float, float]:
-    """The two means of the leading metric over the seeds that both have."""
-    metric = (board.metric[a.row[0]], "all")
+def _pair(board: Board, a: Entry, b: Entry, name: str = "") -> tuple[float, float]:
+    """The two means of a metric, the leading one if not named, over the seeds that both have."""
+    metric = (name or board.metric[a.row[0]], "all")
     both = [s for s in a.ok if s in b.ok and metric in a.ok[s].values and metric in b.ok[s].values]
     if not both:
         return math.nan, math.nan
@@ -98,29 +101,49 @@ def _pair(board: Board, a: Entry, b: Entry) -> tuple[float, float]:
             sum(b.ok[s].values[metric] for s in both) / len(both))
 
 
-def _ball(entry: Entry) -> tuple[Any, ...] | None:
+def _ball(entry: Entry, keys: tuple[str, ...]) -> tuple[Any, ...] | None:
     params = entry.first.attack.params
-    if any(key not in params for key in BALL) or not params["eps"]:
+    if any(key not in params for key in keys) or not params["eps"]:
         return None
-    return (*(params[key] for key in BALL), params.get("adaptive", True))
+    return (*(params[key] for key in keys), params.get("adaptive", True))
 
 
-def _same_ball(board: Board, name: str) -> Iterator[tuple[Entry, Entry]]:
+def _same_ball(board: Board, name: str, keys: tuple[str, ...] = BALL
+               ) -> Iterator[tuple[Entry, Entry]]:
     """(entry, the entry of attack `name` in the same row and ball)."""
-    by_ball = {(e.row, _ball(e)): e for e in _ran(board)
-               if e.first.attack.name == name and _ball(e) is not None}
+    by_ball = {(e.row, _ball(e, keys)): e for e in _ran(board)
+               if e.first.attack.name == name and _ball(e, keys) is not None}
     for e in _ran(board):
-        other = by_ball.get((e.row, _ball(e)))
+        other = by_ball.get((e.row, _ball(e, keys)))
         if other is not None and other is not e:
             yield e, other
 
 
+def _by_goal(board: Board, e: Entry, other: Entry) -> tuple[str, float, float, bool] | None:
+    """What the attacks aim at, its two means over the seeds that both have, and whether more of
+    it is more harm. None where the attack only reads, or nothing can be compared."""
+    goal = e.first.threat.get("goal")
+    names = [board.metric[e.row[0]]] if goal == "untargeted" else (
+        [m for m in e.exposure if m in other.exposure] if goal in ("push", "nuke") else [])
+    for name in names:
+        mine, its = _pair(board, e, other, name)
+        if not math.isnan(mine):
+            return ("" if goal == "untargeted" else f"{name} "), mine, its, goal == "push"
+    return None
+
+
 def weaker_than_noise(board: Board) -> Iterator[Flag]:
-    """An embedding attack leaves accuracy where noise of the same size leaves it, or higher."""
-    for e, noise in _same_ball(board, CONTROL):
-        mine, control = _pair(board, e, noise)
-        if mine >= control:
-            yield Flag("weaker-than-noise", e.row, e.attack, f"{mine:.4g} against {control:.4g}")
+    """An attack on vectors leaves accuracy, or one on features its targets, where noise of the
+    same size leaves them, or better off."""
+    for control, keys in CONTROLS.items():
+        for e, noise in _same_ball(board, control, keys):
+            found = _by_goal(board, e, noise)
+            if found is None:
+                continue
+            name, mine, by_noise, more_is_harm = found
+            if mine <= by_noise if more_is_harm else mine >= by_noise:
+                yield Flag("weaker-than-noise", e.row, e.attack,
+                           f"{name}{mine:.4g} against {by_noise:.4g}")
 
 
 def pgd_weaker_than_fgsm(board: Board) -> Iterator[Flag]:
@@ -145,7 +168,9 @@ def noise_floor(board: Board) -> Iterator[Flag]:
     """The change of accuracy is smaller than the spread between clean seeds."""
     for e in _ran(board):
         clean, floor = board.clean(e.row), seed_floor(board, e.row)
-        if clean is None or clean is e or e.first.attack.name == CONTROL or math.isnan(floor):
+        if clean is None or clean is e or e.first.attack.name in CONTROLS or math.isnan(floor):
+            continue
+        if e.first.threat.get("goal") == "infer":  # it changes nothing, and is not meant to
             continue
         before, after = _pair(board, clean, e)
         if abs(before - after) <= floor:
@@ -168,22 +193,23 @@ def _ladders(board: Board, key: str) -> Iterator[tuple[Entry, Entry]]:
 
 def _weaker_with_more(board: Board, key: str, code: str) -> Iterator[Flag]:
     for less, more in _ladders(board, key):
-        if more.first.attack.name == CONTROL:
+        found = _by_goal(board, more, less)
+        if more.first.attack.name in CONTROLS or found is None:
             continue
-        low, high = _pair(board, less, more)
-        if high > low:
+        name, high, low, more_is_harm = found
+        if high < low if more_is_harm else high > low:
             yield Flag(code, more.row, more.attack,
-                       f"{high:.4g} at {key} {more.first.attack.params[key]:g}, {low:.4g} at "
-                       f"{less.first.attack.params[key]:g}")
+                       f"{name}{high:.4g} at {key} {more.first.attack.params[key]:g}, {low:.4g} "
+                       f"at {less.first.attack.params[key]:g}")
 
 
 def more_steps_weaker(board: Board) -> Iterator[Flag]:
-    """The same attack with more steps leaves more accuracy."""
+    """The same attack with more steps comes less near to its goal."""
     return _weaker_with_more(board, "steps", "more-steps-weaker")
 
 
 def larger_eps_weaker(board: Board) -> Iterator[Flag]:
-    """The same attack with a larger eps leaves more accuracy."""
+    """The same attack with a larger eps comes less near to its goal."""
     return _weaker_with_more(board, "eps", "larger-eps-weaker")
 
 
@@ -226,18 +252,28 @@ def adaptive_weaker(board: Board) -> Iterator[Flag]:
 
 
 def dp_bound(board: Board) -> Iterator[Flag]:
-    """Even the lower end of the true-positive rate lies above e^ε · FPR + δ."""
+    """Even the lower end of the true-positive rate lies above e^ε times the upper end of the
+    false-positive rate, plus δ. Only where nothing but membership tells the two sets apart:
+    otherwise knowing what users like is enough to tell them, and no promise is broken."""
     for e in _ran(board):
         for cell in e.ok.values():
             epsilon, delta = cell.privacy.get("epsilon"), cell.privacy.get("delta", 0.0)
+            others = cell.facts.get("non_members")
+            if epsilon is None or not math.isfinite(epsilon) or not others \
+                    or not cell.facts.get("exchangeable"):
+                continue
             for name, low in cell.privacy.items():
                 found = re.fullmatch(r"mia-tpr@([\d.]+)%fpr-low", name)
-                if found is None or epsilon is None or not math.isfinite(epsilon):
+                if found is None:
                     continue
-                bound = math.exp(min(epsilon, 700.0)) * float(found[1]) / 100 + delta
+                from bench.roc import highest_fpr
+
+                false = highest_fpr(float(found[1]) / 100, others)
+                bound = math.exp(min(epsilon, 700.0)) * false + delta
                 if low > bound:
                     yield Flag("dp-bound", e.row, e.attack, f"TPR of at least {low:.4g} at "
-                               f"{found[1]} % FPR, allowed {bound:.4g} (seed {cell.seed})")
+                               f"{found[1]} % FPR, which is at most {false:.4g}: allowed "
+                               f"{bound:.4g} (seed {cell.seed})")
 
 
 def below_chance(board: Board) -> Iterator[Flag]:

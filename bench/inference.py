@@ -72,36 +72,62 @@ class Candidates:
 class InteractionMembership(PrivacyAttack):
     """Whether this user's interaction with this item was trained on.
 
-    Candidates are half train positives, half items that the same user never took in any split,
-    of equal popularity: a member's item was taken by c others, its partner by the c of the
-    nearest free item. Authors write `judge` and are handed candidates in an order that says
-    nothing.
+    Half of the candidates are members: positives that the users really took, whatever a defense
+    makes of them before the training. The others are, by `non_members`,
+
+    - free: items that the same user never took in any split, of equal popularity: a member's item
+      was taken by c others, its partner by the c of the nearest free item. A model that knows the
+      user's taste tells them apart without having seen the member;
+    - held-out: positives like the members, drawn with them and kept out of the training of this
+      cell by the toss of a coin. Nothing but membership tells them apart, so that a promise of
+      differential privacy bounds what is found.
+
+    Authors write `judge` and are handed candidates in an order that says nothing.
     """
 
     candidates: int = param(2000, "how many pairs, half of them members", low=20)
+    non_members: str = param("free", "the other half: items that the user never took, or positives "
+                             "held out of the training", choices=("free", "held-out"))
 
     @abstractmethod
     def judge(self, model: Recommender, candidates: Candidates, ctx: Context) -> Floats:
         """A score for every candidate, (n,): higher where it was more likely trained on."""
 
+    @property
+    def trains(self) -> bool:
+        return self.non_members == "held-out"
+
     def budget_text(self) -> str:
-        return f"{self.candidates} candidate pairs, half of them members"
+        return f"{self.candidates} candidate pairs, half of them members, half {self.non_members}"
+
+    def _pairs(self, data: Dataset, ctx: Context) -> tuple[Candidates, np.ndarray[Any, Any]]:
+        draw = held_out_pairs if self.trains else matched_pairs
+        return draw(data, self.candidates, ctx)
+
+    def before_training(self, data: Dataset, ctx: Context) -> Dataset:
+        drawn, is_member = self._pairs(data, ctx)
+        return _without(data, drawn.users[~is_member], drawn.items[~is_member])
 
     @final
     def infer(self, model: Recommender, prepared: Prepared, ctx: Context
               ) -> tuple[dict[str, float], dict[str, Any]]:
         from bench.roc import measured
 
-        drawn, is_member = matched_pairs(prepared.train, self.candidates, ctx)
+        # what users took, not what a defense made of it: that is what is to be protected
+        data = prepared.genuine
+        drawn, is_member = self._pairs(data, ctx)
         scores = np.asarray(self.judge(model, drawn, ctx), np.float64)
         if scores.shape != drawn.users.shape or not np.isfinite(scores).all():
             raise PluginError(f"{self.name}: one finite score per candidate is needed, "
                               f"({len(drawn.users)},); {scores.shape} came back")
-        popular = prepared.train.popularity[drawn.items]
+        popular = data.popularity[drawn.items]
+        others = popular - (1 if self.trains else is_member)  # the user's own row does not count
         facts = {"members": int(is_member.sum()), "non_members": int((~is_member).sum()),
-                 "popularity_members": float(popular[is_member].mean() - 1),
-                 "popularity_non_members": float(popular[~is_member].mean())}
-        return measured(scores, is_member, drawn.users, ctx.stream("roc")), facts
+                 "popularity_members": float(others[is_member].mean()),
+                 "popularity_non_members": float(others[~is_member].mean()),
+                 "exchangeable": self.trains}
+        return measured(scores, is_member, drawn.users, ctx.stream("roc"),
+                        exchangeable=self.trains), facts
 
 
 def matched_pairs(data: Dataset, count: int, ctx: Context
@@ -113,23 +139,26 @@ def matched_pairs(data: Dataset, count: int, ctx: Context
     """
     rows = data.train.positives()
     rows = rows[rows.users < data.n_genuine]
-    taken = np.zeros((data.n_genuine, data.n_items), bool)
-    for part in (data.train, data.valid, data.test):
-        mine = part.users < data.n_genuine
-        taken[part.users[mine], part.items[mine]] = True
+    all_users = np.concatenate([p.users for p in (data.train, data.valid, data.test)])
+    all_items = np.concatenate([p.items for p in (data.train, data.valid, data.test)])
+    order = np.argsort(all_users, kind="stable")
+    starts = np.searchsorted(all_users[order], np.arange(data.n_users + 1))
     rng = ctx.stream("candidates")
-    used = np.zeros_like(taken)
+    busy: dict[int, np.ndarray[Any, Any]] = {}  # of the users drawn: what they took, or was drawn
     users, members, others = [], [], []
     for row in rng.permutation(len(rows)):
         user, item = int(rows.users[row]), int(rows.items[row])
-        free = np.flatnonzero(~taken[user] & ~used[user])
+        if user not in busy:
+            busy[user] = np.zeros(data.n_items, bool)
+            busy[user][all_items[order[starts[user]:starts[user + 1]]]] = True
+        free = np.flatnonzero(~busy[user])
         if not len(free):
             continue
         # others who took the member's item, against others who took the partner
         apart = np.abs(data.popularity[free] - (data.popularity[item] - 1))
         nearest = free[apart == apart.min()]
         partner = int(nearest[rng.integers(len(nearest))])
-        used[user, partner] = True
+        busy[user][partner] = True
         users.append(user)
         members.append(item)
         others.append(partner)
@@ -141,10 +170,42 @@ def matched_pairs(data: Dataset, count: int, ctx: Context
     what = np.array(members + others, np.int64)
     is_member = np.arange(len(who)) < len(users)
     order = rng.permutation(len(who))
-    keys = data.train.users * data.n_items + data.train.items
-    gone = np.isin(keys, who[is_member] * data.n_items + what[is_member])
-    background = data.replace(train=data.train[~gone])
+    background = _without(data, who[is_member], what[is_member])
     return Candidates(who[order], what[order], background), is_member[order]
+
+
+def held_out_pairs(data: Dataset, count: int, ctx: Context
+                   ) -> tuple[Candidates, np.ndarray[Any, Any]]:
+    """Train positives, at most half of each user's, shuffled; and a random half of them, the
+    members (bool (n,)).
+
+    Raises:
+        CannotActError: no two users' positives can be spared.
+    """
+    rows = data.train.positives()
+    rows = rows[rows.users < data.n_genuine]
+    keys = np.unique(rows.users * data.n_items + rows.items)
+    rng = ctx.stream("held-out-pairs")
+    keys = rng.permutation(keys)
+    who = keys // data.n_items
+    by_user = np.argsort(who, kind="stable")
+    size = np.bincount(who, minlength=data.n_users)
+    first = np.concatenate([[0], np.cumsum(size)[:-1]])
+    place = np.empty(len(keys), np.int64)  # of each pair among its user's
+    place[by_user] = np.arange(len(keys)) - first[who[by_user]]
+    keys = keys[place < size[who] // 2][:count]
+    keys = keys[:len(keys) // 2 * 2]
+    if not len(keys):
+        raise CannotActError("no user has two train positives, of which one could be held out")
+    is_member = rng.permutation(np.arange(len(keys)) % 2 == 0)
+    users, items = keys // data.n_items, keys % data.n_items
+    return Candidates(users, items, _without(data, users, items)), is_member
+
+
+def _without(data: Dataset, users: Ints, items: Ints) -> Dataset:
+    """The data without these pairs in its train rows."""
+    keys = data.train.users * data.n_items + data.train.items
+    return data.replace(train=data.train[~np.isin(keys, users * data.n_items + items)])
 
 
 class UserMembership(PrivacyAttack):
@@ -227,10 +288,16 @@ class UserMembership(PrivacyAttack):
         if scores.shape != users.shape or not np.isfinite(scores).all():
             raise PluginError(f"{self.name}: one finite score per user is needed, {users.shape}; "
                               f"{scores.shape} came back")
+        # alike but for membership where all lists are made, and made from histories as they are
+        rows, given = prepared.train.train, prepared.attacked.train
+        exchangeable = (self.serving == "fold-in" and np.array_equal(rows.users, given.users)
+                        and np.array_equal(rows.items, given.items))
         facts = {"members": len(members), "non_members": len(outside), "shadow_users": len(own),
                  "activity_members": float(data.activity[members].mean()),
-                 "activity_non_members": float(data.activity[outside].mean())}
-        return measured(scores, is_member, users, ctx.stream("roc")), facts
+                 "activity_non_members": float(data.activity[outside].mean()),
+                 "exchangeable": exchangeable}
+        return measured(scores, is_member, users, ctx.stream("roc"),
+                        exchangeable=exchangeable), facts
 
 
 def _alike(data: Dataset, outside: Ints, away: Ints, ctx: Context) -> Ints:

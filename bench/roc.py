@@ -61,8 +61,15 @@ def clopper_pearson(hits: int, n: int, level: float = 0.95) -> tuple[float, floa
     return low, high
 
 
+def highest_fpr(rate: float, others: int) -> float:
+    """The upper end of the false-positive rate of a threshold that at most this share of the
+    non-members pass: of few non-members, a low rate says little."""
+    return clopper_pearson(math.floor(rate * others + 1e-9), others)[1]
+
+
 def measured(scores: Floats, is_member: npt.NDArray[np.bool_], owners: Ints,
-             rng: np.random.Generator, draws: int = 1000) -> dict[str, float]:
+             rng: np.random.Generator, draws: int = 1000, *,
+             exchangeable: bool = True) -> dict[str, float]:
     """AUC and TPR at 0.1 % and 1 % FPR, as `mia-…` with `-low` and `-high`.
 
     Args:
@@ -71,6 +78,8 @@ def measured(scores: Floats, is_member: npt.NDArray[np.bool_], owners: Ints,
         owners: the user of each candidate, (n,): whole users are resampled, since the candidates
             of one user are alike.
         draws: of the bootstrap.
+        exchangeable: nothing but membership tells members from non-members. Otherwise a model
+            without memory of any of them may still tell them apart, and no ε is proven.
 
     The interval of a TPR is the wider of the bootstrap's and Clopper and Pearson's, whose lower
     end never reaches what chance alone could give. "mia-epsilon" is the ε that the attack itself
@@ -96,7 +105,7 @@ def measured(scores: Floats, is_member: npt.NDArray[np.bool_], owners: Ints,
         exact = clopper_pearson(int((members > cut).sum()), len(members))
         low, high = _ends(drawn[_name(r)])
         _put(found, f"mia-{_name(r)}", value, min(low, exact[0]), max(high, exact[1]))
-        if r == 0.01:
+        if r == 0.01 and exchangeable:
             false = clopper_pearson(int((others > cut).sum()), len(others))[1]
             found["mia-epsilon"] = max(0.0, math.log(max(exact[0], 1e-300) / max(false, 1e-300)))
     return found

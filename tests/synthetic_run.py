@@ -107,7 +107,7 @@ class SyntheticRun:
             columns["group:gender"] = gender
             values += [["ndcg@10", f"gender={g}", float(ndcg[gender == g].mean())]
                        for g in ("F", "M")]
-        if head["threat"]["stage"] == "train-poison":
+        if head["threat"]["goal"] in ("push", "nuke"):
             facts = {"targets": TARGETS, "n_fake": 2, **facts}
             before = np.mean([EXPOSED[int(t[1:])] for t in TARGETS])
             values += [["target-hr@50", "all", float(before + self.lift(*names)

@@ -126,6 +126,14 @@ def test_targets_rise_for_users_without_them_and_the_model_comes_back(model: Vbp
     assert float((under - clean)[:, targets].mean()) > 0
 
 
+def test_every_scoring_of_the_attack_is_a_query(model: VbprRecommender) -> None:
+    """Once to see the lists, and per step once for the slope and once for where it led."""
+    data, steps = model.data, 3
+    with under_attack(FeaturePGD(targets=2, steps=steps), model, Prepared(data, data, data, None),
+                      Context(0)) as struck:
+        assert struck.facts["queries"] == data.n_genuine * (1 + 2 * steps)
+
+
 def test_attacks_on_embeddings_leave_features_alone(model: VbprRecommender) -> None:
     made = PGD(eps=0.3, steps=2).perturbation(model, model.data, Context(0))
     assert set(made) == {"user", "item"}

@@ -115,6 +115,48 @@ def test_larger_eps_weaker(tmp_path: Path, larger: float, fires: bool) -> None:
     assert bool(fired(found, "larger-eps-weaker")) is fires
 
 
+FEATURES = {**EMBEDDING, "stage": "test-input", "goal": "push"}
+PUSH = {"eps": 0.1, "relative": True, "norm": "l2", "targets": 5, "stratum": "tail",
+        "goal": "push"}
+
+
+def pushing(name: str, **params: Any) -> dict[str, Any]:
+    """An attack on features: parameters that all of them have, and its own."""
+    made = spec(name, **params)
+    return {**made, "params": {**PUSH, **params}}
+
+
+@pytest.mark.parametrize(("more", "fires"), [(0.1, True), (0.3, False)])
+@pytest.mark.parametrize(("key", "code"), [("steps", "more-steps-weaker"),
+                                           ("eps", "larger-eps-weaker")])
+def test_a_push_is_judged_by_its_targets(tmp_path: Path, key: str, code: str, more: float,
+                                         fires: bool) -> None:
+    """What it does to accuracy by the way is not what it aims at."""
+    less, other = pushing("feature-pgd", **{key: 5}), pushing("feature-pgd", **{key: 50})
+    found = board(tmp_path, attacks(less, other, threat=FEATURES),
+                  loss=lambda m, d, a: 0.1 if "50" in a else 0.2,
+                  lift=lambda m, d, a: more if "50" in a else 0.2)
+    assert [f.attack for f in fired(found, code)] == ([other["label"]] if fires else [])
+
+
+@pytest.mark.parametrize(("lift", "fires"), [(0.1, True), (0.3, False)])
+def test_attacks_on_features_are_held_to_noise_as_well(tmp_path: Path, lift: float,
+                                                       fires: bool) -> None:
+    made = pushing("feature-pgd", eps=0.1)
+    found = board(tmp_path, attacks(pushing("feature-noise", eps=0.1), made, threat=FEATURES),
+                  lift=lambda m, d, a: lift if "pgd" in a else 0.2 if "noise" in a else 0.0)
+    assert [f.attack for f in fired(found, "weaker-than-noise")] == (
+        [made["label"]] if fires else [])
+
+
+def test_what_only_reads_is_held_to_no_change_of_accuracy(tmp_path: Path) -> None:
+    reads = {"stage": "output-query", "knowledge": "black", "goal": "infer", "realisable": True}
+    found = board(tmp_path, attacks(spec("mia", steps=5), spec("mia", steps=9), threat=reads),
+                  loss=lambda m, d, a: 0.001 if "5" in a else 0.0, seed_spread=0.01)
+    assert not fired(found, "noise-floor")
+    assert not fired(found, "more-steps-weaker")
+
+
 def cleaned(run: SyntheticRun, attack: dict[str, Any], flagged: bool = True) -> None:
     facts = {"defense": {"flagged": 3}} if flagged else {}
     for a in (NONE, attack):

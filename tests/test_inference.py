@@ -17,11 +17,11 @@ from bench.attacks.shadow_user_membership import ShadowUserMembership
 from bench.datasets.blocks import Blocks
 from bench.defenses.dp_sgd import DpSgd
 from bench.defenses.none import NoDefense
-from bench.inference import matched_pairs
+from bench.inference import held_out_pairs, matched_pairs
 from bench.models.base import Recommender, build
 from bench.models.bprmf import BPRMF
 from bench.registry import Registry
-from bench.roc import auc, clopper_pearson, measured, tpr_at
+from bench.roc import auc, clopper_pearson, highest_fpr, measured, tpr_at
 from bench.serving import folded_in
 from bench.stages import Prepared, prepare, under_attack
 from bench.victim import Victim
@@ -215,15 +215,62 @@ def test_a_model_without_histories_cannot_fold_in(data: Dataset) -> None:
     assert "cannot serve" in reason
 
 
+@pytest.mark.parametrize("mode", ["oue", "k-rr"])
+def test_members_are_what_users_took_and_not_what_a_defense_made_of_it(data: Dataset, mode: str
+                                                                       ) -> None:
+    """The model remembers every row that it was given, and these are answers at random."""
+    noisy: Any = Registry().make("defenses", {"name": "randomised-response", "params": {
+        "mode": mode, "answer_epsilon": 1.0}})
+    found = attack(MembershipScores(candidates=400), OVERFIT, data, noisy)
+    assert found["mia-auc"] < 0.65
+
+
+def test_positives_held_out_are_told_by_membership_alone(data: Dataset) -> None:
+    """A model that never saw a candidate tells what users like from what they do not, and tells
+    nothing of candidates that were all liked."""
+    drawn, is_member = held_out_pairs(data, 400, Context(0))
+    pairs = list(zip(drawn.users.tolist(), drawn.items.tolist(), strict=True))
+    train = set(zip(data.train.users.tolist(), data.train.items.tolist(), strict=True))
+    assert len(set(pairs)) == len(pairs) == 400
+    assert set(pairs) <= train
+    assert is_member.sum() == 200
+    plugin = MembershipScores(candidates=400, non_members="held-out")
+    assert plugin.trains
+    kept = plugin.before_training(data, Context(0)).train
+    left = set(zip(kept.users.tolist(), kept.items.tolist(), strict=True))
+    assert all((p in left) == m for p, m in zip(pairs, is_member.tolist(), strict=True))
+    assert len(kept) == len(data.train) - 200
+    assert (np.bincount(drawn.users) <= data.activity[:len(np.bincount(drawn.users))] / 2).all()
+    popular = data.popularity[drawn.items].astype(float)
+    assert abs(auc(popular[is_member], popular[~is_member]) - 0.5) < 0.08
+
+    unseen = trained(OVERFIT, drawn.background)
+    scores = plugin.judge(unseen, drawn, context(data, OVERFIT))
+    assert abs(auc(scores[is_member], scores[~is_member]) - 0.5) < 0.08
+    free, liked = matched_pairs(data, 400, Context(0))
+    blind = trained(OVERFIT, free.background)
+    scores = plugin.judge(blind, free, context(data, OVERFIT))
+    assert auc(scores[liked], scores[~liked]) > 0.58  # taste, without one member seen
+
+
+def test_only_candidates_alike_prove_an_epsilon(data: Dataset) -> None:
+    assert "mia-epsilon" not in attack(MembershipScores(candidates=400), OVERFIT, data)
+    held = attack(MembershipScores(candidates=400, non_members="held-out"), OVERFIT, data)
+    assert held["mia-epsilon"] > 1.0  # whoever promised 1 would be found out
+    shown = attack(ShadowUserMembership(held_out=0.5, dim=8, k=8), OVERFIT, data)
+    assert "mia-epsilon" not in shown  # it tells who was served popular items
+
+
 def test_privacy_bounds_what_membership_finds(data: Dataset) -> None:
     """TPR ≤ e^ε · FPR + δ for the trained pipeline, and less than without privacy."""
     defense = DpSgd(epsilon=1.0, sample_rate=0.2, accountant="rdp")
     victim = BPRMF(dim=8, epochs=10, batch_size=512, learning_rate=0.05, patience=0)
-    bare = attack(MembershipScores(candidates=400), OVERFIT, data)
-    found = attack(MembershipScores(candidates=400), victim, data, defense)
+    plugin = MembershipScores(candidates=400, non_members="held-out")
+    bare = attack(plugin, OVERFIT, data)
+    found = attack(plugin, victim, data, defense)
     for rate in (0.001, 0.01):
         low = found[f"mia-tpr@{100 * rate:g}%fpr-low"]
-        assert low <= math.e * rate + 1e-5
+        assert low <= math.e * highest_fpr(rate, 200) + 1e-5
     assert found["mia-auc"] < bare["mia-auc"]
     assert found["mia-epsilon"] <= 1.0
 

@@ -107,7 +107,12 @@ def test_what_is_inferred_has_a_table_of_its_own(tmp_path: Path) -> None:
     for defense, spent in ((NONE, {}), (spec("dp-sgd", epsilon=1.0),
                                         {"epsilon": 1.0, "delta": 1e-5})):
         run.add(spec("BPR"), defense, NONE, privacy=spent)
-        run.add(spec("BPR"), defense, spec("mia"), infer, privacy={**found, **spent})
+        run.add(spec("BPR"), defense, spec("mia"), infer, privacy={**found, **spent},
+                facts={"exchangeable": True, "non_members": 1000})
+        run.add(spec("BPR"), defense, spec("by-taste"), infer, privacy={**found, **spent},
+                facts={"exchangeable": False, "non_members": 1000})
+        run.add(spec("BPR"), defense, spec("few"), infer, privacy={**found, **spent},
+                facts={"exchangeable": True, "non_members": 20})
     board, tables = boarded(run)
     table = tables["inference"]
     assert table.headers[3:] == ["mia-auc", "mia-tpr@1%fpr"]
@@ -119,7 +124,9 @@ def test_what_is_inferred_has_a_table_of_its_own(tmp_path: Path) -> None:
         ("toy", "BPR", "none"), "mia"].against_clean for t in board.tests())
     assert not [f for f in find(board) if f.code == "below-chance"]
     broken = [f for f in find(board) if f.code == "dp-bound"]
-    assert [f.row for f in broken] == [("toy", "BPR", "dp-sgd(epsilon=1)")] * 3  # e·0.01 < 0.4
+    assert [f.row for f in broken] == [("toy", "BPR", "dp-sgd(epsilon=1)")] * 3  # e·0.018 < 0.4
+    assert {f.attack for f in broken} == {"mia"}  # 20 non-members leave the rate up to 17 %
+    assert not [f for f in find(board) if f.code == "noise-floor"]
 
 
 def test_detectors_and_costs_have_tables(tmp_path: Path) -> None:
