@@ -44,6 +44,7 @@ class SequencePoisoning(ProfileAttack):
 
     name = "sequence-poisoning"
     goals: ClassVar[tuple[str, ...]] = ("push",)
+    asks_victim: ClassVar[bool] = True
     pool: int = param(10, "least aligned items from which one is drawn", low=1)
     surrogate: str = param("SASRec", "the model that is trained on the rows seen, where the "
                            "victim is not", choices=("SASRec", "GRU4Rec"))

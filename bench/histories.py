@@ -231,17 +231,17 @@ class HistoryAttack(Attack):
 class Shown:
     """The recommendations that a black-box attacker gets to see for histories of its own.
 
-    Attributes:
-        model: as it is served.
+    Args:
+        _model: as it is served; not for the attacker.
         unasked: for the report, not for the attacker: no query is counted.
     """
 
-    model: Recommender
+    _model: Recommender
     unasked: bool = False
 
     @property
     def n_items(self) -> int:
-        return self.model.data.n_items
+        return self._model.data.n_items
 
     def lists(self, histories: Sequence[Ints], k: int) -> Ints:
         """The k best items of each history, best first, without what it holds: (n, k).
@@ -251,19 +251,19 @@ class Shown:
         """
         import torch
 
-        own, n = self.model.histories(), len(histories)
-        asked = type(self.model).scores  # the method of the object counts
+        own, n = self._model.histories(), len(histories)
+        asked = type(self._model).scores  # the method of the object counts
         found = []
-        with torch.no_grad(), self.model.evaluating():
+        with torch.no_grad(), self._model.evaluating():
             for start in range(0, n, len(own)):
                 part = histories[start:start + len(own)]
-                with self.model.reading([*part, *own[len(part):]]):
+                with self._model.reading([*part, *own[len(part):]]):
                     for first in range(0, len(part), 1024):
                         rows = part[first:first + 1024]
                         users = torch.arange(first, first + len(rows),
-                                             device=self.model.ctx.device)
-                        scores = (asked(self.model, users) if self.unasked else
-                                  self.model.scores(users)).double().cpu().numpy().copy()
+                                             device=self._model.ctx.device)
+                        scores = (asked(self._model, users) if self.unasked else
+                                  self._model.scores(users)).double().cpu().numpy().copy()
                         for row, items in enumerate(rows):
                             scores[row, items] = -np.inf
                         found.append(best_items(scores, k))

@@ -48,6 +48,7 @@ class OptimisedProfiles(ProfileAttack):
     steps: int = param(30, "steps of optimisation; 0: the profiles it begins with", low=0)
     threat: ClassVar[ThreatModel] = ThreatModel("train-poison", "gray", "push")
     goals: ClassVar[tuple[str, ...]] = ("push",)
+    asks_victim: ClassVar[bool] = True
     takes: ClassVar[str] = "best"  # or "last": which candidate where nobody is asked
 
     @abstractmethod

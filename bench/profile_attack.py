@@ -46,7 +46,8 @@ class ProfileAttack(Attack):
     no more than `knowledge` says:
 
     - gray: the genuine train rows. What needs a model trains a surrogate of its own.
-    - white: also `ctx.victim`, which trains the attacked pipeline itself, defense included.
+    - white: also `ctx.victim`, which trains the attacked pipeline itself, defense included; only
+      for classes that say (`asks_victim`) that their profiles depend on it, and with `adaptive`.
     - black: the train rows of a share `known` of the genuine users, and `ctx.victim.lists`,
       which shows fake users their own recommendations.
 
@@ -78,11 +79,16 @@ class ProfileAttack(Attack):
     explicit_only: ClassVar[bool] = False
     goals: ClassVar[tuple[str, ...]] = ("push",)  # which of the goals the attack can have
     holds_targets: ClassVar[bool] = True  # whether every profile must contain every target
+    asks_victim: ClassVar[bool] = False  # whether a white-box `profiles` reads ctx.victim
 
     def __post_init__(self) -> None:
         if self.goal not in self.goals:
             raise InputError(f"{self.name} cannot {self.goal}", key="goal",
                              hint=f"its goal is {' or '.join(self.goals)}")
+        if self.knowledge == "white" and not (self.asks_victim or self.adaptive):
+            raise InputError(f"{self.name} makes the same profiles whatever the pipeline is",
+                             key="knowledge", hint="set adaptive: true, or leave it at gray; a "
+                             "class that does read ctx.victim says so by asks_victim = True")
 
     @abstractmethod
     def profiles(self, data: Dataset, targets: Ints, lengths: Ints,
@@ -202,7 +208,7 @@ class ProfileAttack(Attack):
         if self.knowledge == "black":
             from bench.victim import Lists
 
-            victim = Lists(victim, data, self.with_profiles, ctx)
+            victim = Lists(victim, data.replace(test=data.test[:0]), self.with_profiles, ctx)
         return dataclasses.replace(ctx, victim=victim)
 
     def _lengths(self, data: Dataset, n_fake: int, n_targets: int, ctx: Context) -> Ints:

@@ -60,12 +60,13 @@ class Victim:
 
 @dataclass(frozen=True)
 class Lists:
-    """The recommendations that an attacker's own fake users are shown (black box)."""
+    """The recommendations that an attacker's own fake users are shown (black box). What it takes
+    to show them is not for the attacker."""
 
-    victim: Victim
-    data: Dataset
-    add: Callable[[Dataset, list[Profile], Context], Dataset]
-    ctx: Context
+    _victim: Victim
+    _data: Dataset
+    _add: Callable[[Dataset, list[Profile], Context], Dataset]
+    _ctx: Context
     asked: list[int] = field(default_factory=list)
 
     def lists(self, profiles: Sequence[Profile], k: int) -> tuple[Ints, Floats]:
@@ -78,9 +79,9 @@ class Lists:
 
         from bench.models.base import TorchRecommender
 
-        with_fakes = self.add(self.data, list(profiles), self.ctx)
-        model = self.victim.trained(with_fakes)
-        users = torch.arange(self.data.n_users, with_fakes.n_users, device=self.ctx.device)
+        with_fakes = self._add(self._data, list(profiles), self._ctx)
+        model = self._victim.trained(with_fakes)
+        users = torch.arange(self._data.n_users, with_fakes.n_users, device=self._ctx.device)
         quiet = model.evaluating() if isinstance(model, TorchRecommender) else None
         with torch.no_grad():
             if quiet is None:
@@ -92,5 +93,5 @@ class Lists:
             scores[row, profile.items] = -np.inf
         best = np.argsort(-scores, axis=1, kind="stable")[:, :k].astype(np.int64)
         self.asked.append(len(profiles))
-        self.ctx.notes["queries"] = self.ctx.notes.get("queries", 0) + len(profiles)
+        self._ctx.notes["queries"] = self._ctx.notes.get("queries", 0) + len(profiles)
         return best, np.take_along_axis(scores, best, axis=1)

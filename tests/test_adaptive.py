@@ -86,7 +86,7 @@ def test_the_best_of_those_tried_is_injected(data: Dataset, attack: RandomProfil
     assert fakes(poisoned) == fakes(tried[best])
     assert list(ctx.notes["disguise"]["rank"].values()) == ranks
     assert ctx.notes["disguise"]["share"] == best / 2
-    static = replace(attack, adaptive=False).poison(data, context())
+    static = replace(attack, adaptive=False, knowledge="gray").poison(data, context())
     assert fakes(static) == fakes(tried[0])  # share 0 is the attack as it is
     assert [len(f) for f in fakes(poisoned)] == [len(f) for f in fakes(static)]
 
@@ -232,7 +232,8 @@ def test_pca_filter_stops_static_random_profiles_and_not_adaptive_ones() -> None
     data, left = ML100K().load(), {}
     ctx = context(PcaFilter(), seed=0)
     for adapts in (False, True):
-        attack = RandomProfiles(budget=0.03, adaptive=adapts, knowledge="white", tries=2)
+        attack = RandomProfiles(budget=0.03, adaptive=adapts, tries=2,
+                                knowledge="white" if adapts else "gray")
         cleaned = PcaFilter().clean(without_test(attack.poison(data, ctx)), Context(0))
         left[adapts] = len(np.unique(cleaned.train.users[cleaned.train.users >= 943]))
     assert left == {False: 0, True: 28}

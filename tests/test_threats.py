@@ -19,6 +19,7 @@ from bench.context import Context as Plain
 from bench.datasets.blocks import Blocks
 from bench.defenses.adversarial_training import AdversarialTraining
 from bench.defenses.none import NoDefense
+from bench.errors import InputError
 from bench.models.base import Recommender, TorchRecommender, Wrapped, build, innermost
 from bench.models.bprmf import BPRMF
 from bench.run import run
@@ -49,6 +50,7 @@ class Nosy(RandomProfiles):
     """Notes what it is handed."""
 
     name = "nosy"
+    asks_victim = True
 
     def profiles(self, data: Dataset, targets: Any, lengths: Any, ctx: Context) -> Any:
         ctx.notes["seen"] = (data, ctx.victim)
@@ -68,6 +70,21 @@ def test_no_attacker_is_handed_more_than_the_threat_model_says(
     users = len(np.unique(seen.train.users))
     share = users / len(np.unique(data.train.users))
     assert share == pytest.approx(0.25 if knowledge == "black" else 1.0, abs=0.02)
+
+
+def test_who_does_not_look_at_the_pipeline_is_not_called_white_box(data: Dataset) -> None:
+    """Otherwise the static attack would count as the adaptive one."""
+    with pytest.raises(InputError, match="whatever the pipeline is") as caught:
+        RandomProfiles(knowledge="white")
+    assert caught.value.key == "knowledge"
+    assert RandomProfiles(knowledge="white", adaptive=True).is_adaptive
+    assert not RandomProfiles(knowledge="black").is_adaptive
+
+
+def test_what_shows_lists_holds_no_test_row_and_nothing_public(data: Dataset) -> None:
+    lists = RandomProfiles(knowledge="black")._told(data, told(data)).victim
+    assert not len(lists._data.test)
+    assert {k for k in vars(lists) if not k.startswith("_")} == {"asked"}
 
 
 def test_a_black_box_attacker_sees_the_lists_of_its_own_fakes(data: Dataset) -> None:
