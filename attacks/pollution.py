@@ -79,13 +79,15 @@ class Pollution(HistoryAttack):
             part = [np.concatenate([histories[r], np.resize(targets, count)])
                     for r in rows.tolist()]
             items, lengths = padded(part, reader.width, ctx.device)
-            made += written_back(part, self.appended(reader, rows, items, lengths, targets,
-                                                     count), lengths)
+            older = np.array([h[-reader.width - 1] if len(h) > reader.width else -1 for h in part])
+            made += written_back(part, self.appended(reader, rows, items, lengths, targets, count,
+                                                     np.isin(older, targets)), lengths)
         return made
 
     def appended(self, reader: Reader, users: Tensor, items: Tensor, lengths: Tensor,
-                 targets: Ints, count: int) -> Tensor:
-        """The histories (B, L), whose newest `count` places begin as targets, worked over."""
+                 targets: Ints, count: int, after: Any) -> Tensor:
+        """The histories (B, L), whose newest `count` places begin as targets, worked over; `after`
+        (B,) says where the item before them all, which is not read, is a target."""
         import torch
 
         row = torch.arange(len(items), device=items.device)
@@ -95,11 +97,11 @@ class Pollution(HistoryAttack):
             at = lengths - 1 - n  # (B,), from the newest place on
             old = items[row, at]
             beside = torch.zeros_like(at, dtype=torch.bool)  # (B,): a neighbour keeps its target
-            for side, settled in ((at + 1, n > 0), (at - 1, n == count - 1)):
-                if settled:
-                    inside = (side >= 0) & (side < lengths)
-                    beside |= inside & torch.isin(items[row, side.clamp(0, items.shape[1] - 1)],
-                                                  aim)
+            if n > 0:
+                beside |= torch.isin(items[row, at + 1], aim)
+            if n == count - 1:
+                left = torch.isin(items[row, (at - 1).clamp_min(0)], aim)
+                beside |= torch.where(at > 0, left, torch.as_tensor(after, device=items.device))
             must = beside & torch.isin(old, aim)
             order = reader.alignment(old, slope[row, at], self.step)  # (B, n_items)
             order[row, old] = -torch.inf

@@ -45,7 +45,7 @@ class RandomFlips(NaturalNoise):
         users, first = np.unique(rows.users[order], return_index=True)
         own = np.argsort(rows.users, kind="stable")
         starts = np.searchsorted(rows.users[own], np.arange(data.n_users + 1))
-        for user, turn in zip(users.tolist(), np.split(order, first[1:]), strict=True):
+        for user, turn in zip(users.tolist(), np.split(order, first)[1:], strict=True):
             free = np.ones(data.n_items, bool)
             free[rows.items[own[starts[user]:starts[user + 1]]]] = False
             drawn = ctx.stream("flipped-items", user).permutation(data.n_items)

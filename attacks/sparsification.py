@@ -42,7 +42,7 @@ class Sparsification(NaturalNoise):
         if self.rate and self.most and cut > self.budget(data.train):
             return (f"histories of at most {self.most} rows cut {cut / len(data.train):.1%} of "
                     f"the train rows of {data.name}, and rate allows {self.rate:.1%}")
-        return None
+        return super().unfit(model, data)
 
     def corrupt(self, data: Dataset, ctx: Context) -> Dataset:
         rows, n = data.train, len(data.train)

@@ -17,6 +17,7 @@ from bench.errors import PluginError
 from bench.plugin import param
 
 if TYPE_CHECKING:
+    from bench.api import ModelPlugin
     from bench.models.base import Recommender
     from bench.stages import Prepared
 
@@ -60,6 +61,13 @@ class NaturalNoise(Attack):
     def budget_text(self) -> str:
         done = "change" if self.changes == "train" else "are left out"
         return f"at most {self.rate:.1%} of {self.changes} rows {done}"
+
+    def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
+        rows: Interactions = getattr(data, self.changes)
+        if self.rate and not self.budget(rows):
+            return (f"{self.rate:.2%} of the {len(rows)} {self.changes} rows of {data.name} is not "
+                    "one row")
+        return None
 
     @property
     def trains(self) -> bool:

@@ -449,6 +449,23 @@ def test_pollution_keeps_targets_apart_and_beats_copies_of_them(data: Dataset, m
     assert gains(model, attack, data) > max(gains(model, copies, data), gains(model, random, data))
 
 
+def test_pollution_minds_an_item_that_the_surrogate_does_not_read(
+        data: Dataset, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it appends as many items as are read, the last one of the user's own is out of sight;
+    it may be a target all the same. Nothing gains here, so that what may stay does."""
+    monkeypatch.setattr(Reader, "gain", lambda self, users, *_: torch.zeros(len(users)).double())
+    for knowledge in ("white", "black"):
+        attack = Pollution(edits=50, knowledge=knowledge, sequences=5, length=3, epochs=1, k=4,
+                           stratum="tail")
+        aim = attack.aims(data, Context(0))
+        ends = [np.append(h[h != aim[0]], aim[0]) for h in model.histories()]
+        told = attack._told(model)
+        for was, now in zip(ends, attack.edit(told, ends, aim, data, Context(0)), strict=True):
+            there = np.isin(now[len(was) - 1:], aim)
+            assert len(now) > len(was)
+            assert not (there[1:] & there[:-1]).any()
+
+
 def test_a_static_attack_is_made_on_the_undefended_model(data: Dataset, model: Any) -> None:
     defended = fitted(data, epochs=4)
     ctx = Context(0, victim=Victim(plugin(), NoDefense(), Context(0), lambda: model))

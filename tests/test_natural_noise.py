@@ -255,6 +255,16 @@ def test_histories_are_cut_by_a_share_oldest_first_and_nobody_is_left_without() 
     assert not np.isnan(shorter.times).any()  # an unknown time counts as the oldest
 
 
+@pytest.mark.parametrize("cls", FOUND)
+def test_a_rate_of_less_than_a_row_is_said_and_changes_nothing(cls, data: Dataset) -> None:
+    attack = cls(rate=0.0001)
+    assert "is not one row" in attack.unfit(Pop(), data)
+    assert cls(rate=0.1).unfit(Pop(), data) is None
+    assert cls(rate=0.0).unfit(Pop(), data) is None
+    if attack.trains:
+        assert differing(data.train, attack.before_training(data, CTX).train) == (0, 0)
+
+
 def test_what_cannot_be_is_refused_with_a_reason(data: Dataset) -> None:
     timeless = data.replace(train=dataclasses.replace(data.train, times=None))
     assert "no times" in Sparsification().unfit(Pop(), timeless)
