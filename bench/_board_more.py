@@ -41,7 +41,9 @@ def worst_cases(b: Builder, dataset: str) -> Table | None:
                  ["model", "defense", "budget", "worst case", "attacks"], rows, fixed=3,
                  numeric_from=3, kind="worst-case",
                  notes=["per user the lowest value over these attacks and none, then the mean: "
-                        "at most the lowest mean of one attack"])
+                        "at most the lowest mean of one attack. A minimum gathers chance as well: "
+                        "a user's list moves up and down under any change, and more attacks give a "
+                        "lower minimum; compare rows with equally many attacks"])
 
 
 def adaptive(b: Builder, dataset: str) -> Table | None:
