@@ -66,17 +66,22 @@ class AttributeInference(PrivacyAttack):
 
     def infer(self, model: Recommender, prepared: Prepared, ctx: Context
               ) -> tuple[dict[str, float], dict[str, Any]]:
+        from bench.metrics.groups import SMALLEST
         from bench.probe import attribute_labels, probe
 
         users, labels = attribute_labels(prepared.genuine, self.attribute)
         found = probe(self._features(model, prepared, users), labels, ctx, name="attribute",
                       kind=self.probe, permutations=self.permutations)
+        if not np.isfinite(found.auc):
+            few = ", ".join(f"{c}: {n}" for c, n in {**found.users, **found.left_out}.items())
+            raise CannotActError(f"fewer than two groups by {self.attribute} have {SMALLEST} users "
+                                 f"to learn from ({few or 'no user has one'})")
         measured = {
             "attribute-auc": found.auc, "attribute-auc-low": found.auc_low,
             "attribute-auc-high": found.auc_high, "attribute-floor": found.floor_auc,
             "attribute-balanced-accuracy": found.balanced_accuracy,
             "attribute-accuracy": found.accuracy, "attribute-majority": found.majority}
-        return {k: v for k, v in measured.items() if np.isfinite(v)}, {
+        return measured, {
             "attribute": self.attribute, "probe": found.facts()}
 
     def _features(self, model: Recommender, prepared: Prepared, users: np.ndarray[Any, Any]
@@ -104,7 +109,8 @@ class AttributeInference(PrivacyAttack):
         k = min(self.k, data.n_items)
         best = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # (n, k)
         place = np.repeat(np.arange(len(users)), k)
-        return csr_matrix((np.ones(best.size), (place, best.ravel())),
+        shown = np.isfinite(np.take_along_axis(scores, best, axis=1)).ravel()  # not the history
+        return csr_matrix((np.ones(int(shown.sum())), (place[shown], best.ravel()[shown])),
                           (len(users), data.n_items))
 
     @classmethod

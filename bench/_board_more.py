@@ -117,13 +117,15 @@ def _kept(e: Entry | None, trained: str) -> View:
     if e.drop is None or math.isnan(e.drop.mean):
         return View(NONE)
     kept = Estimate(1 - e.drop.mean, 1 - e.drop.high, 1 - e.drop.low)
-    return View(f"{100 * kept.mean:.1f}%{seen}", interval(kept), sort=kept.mean)
+    ends = "" if math.isnan(kept.low) else f"[{100 * kept.low:.1f}%, {100 * kept.high:.1f}%]"
+    return View(f"{100 * kept.mean:.1f}%{seen}", ends, sort=kept.mean)
 
 
 def _estimate(e: Estimate) -> View:
     return View(number(e.mean), interval(e), sort=e.mean)
 
 
+POISONING = ("train-poison", "model-poison")
 DETECTION = (("flagged", "flagged"), ("precision", "precision"), ("recall", "recall"),
              ("AUC", "auc"), ("genuine flagged", "false_positives"))
 
@@ -135,6 +137,8 @@ def detection(b: Builder, dataset: str) -> Table | None:
         facts = [c.facts.get("defense") or {} for c in e.ok.values()]
         if row[0] != dataset or not facts or not any("recall" in f for f in facts):
             continue
+        if attack != "none" and e.first.threat.get("stage") not in POISONING:
+            continue  # there was nothing to detect: what it flagged stands in the line of `none`
         views = [*b.names(row), View(b.short["attack"].get(attack, attack), full=attack)]
         views[-1] = View(views[-1].text, full=attack, flags=b.codes(row, attack, ("met-before",)))
         views += [_mean([f.get(key) for f in facts]) for _, key in DETECTION]

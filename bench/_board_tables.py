@@ -253,7 +253,9 @@ class Builder:
                     NONE if lift is None else signed(lift.mean),
                     full="exposure under attack; its lift over the same targets without attack, "
                          "and the lift's interval over seeds",
-                    flags=self.codes(e.row, e.attack, ("missing-seeds",)),
+                    flags=self.codes(e.row, e.attack, (
+                        "missing-seeds", "weaker-than-noise", "more-steps-weaker",
+                        "larger-eps-weaker", "adaptive-weaker")),
                     sort=e.exposure[metric].mean)
 
     def fairness(self, dataset: str) -> Table | None:

@@ -22,11 +22,14 @@ class Margin:
     """mean_u clip((s_ut(δ) − s_u^(K)) / τ, −5, 5) of each target t, differentiable in δ.
 
     Over genuine users without t in what is known of them. s_u^(K), the K-th best score without
-    attack among items the user does not have, and τ, the standard deviation of the scores, are
-    constants. `queries` counts the users scored with moved vectors.
+    attack among the other items that the user does not have, and τ, `temperature` standard
+    deviations of the scores, are constants. With a large τ the clip never acts, and the mean of
+    scores is no count of lists; with a small one users near the edge of their list count.
+    `queries` counts the users scored with moved vectors.
     """
 
-    def __init__(self, model: TorchRecommender, table: Table, targets: Ints, k: int) -> None:
+    def __init__(self, model: TorchRecommender, table: Table, targets: Ints, k: int,
+                 temperature: float = 1.0) -> None:
         self.model, self.table, self.queries = model, table, 0
         device = model.ctx.device
         data = model.data
@@ -45,13 +48,16 @@ class Margin:
             with torch.no_grad():
                 scores = model.scores(who)  # (B, items)
             sums.append((scores.double().sum(), (scores.double()**2).sum(), scores.numel()))
-            last = scores.masked_fill(has, -torch.inf).topk(min(k, data.n_items), 1).values[:, -1]
-            self.blocks.append((who, last, ~has[:, self.targets]))  # (B,), (B,), (B, T)
+            best = scores.masked_fill(has, -torch.inf).topk(min(k + 1, data.n_items), 1).values
+            kth, next_best = best[:, min(k, data.n_items) - 1, None], best[:, -1:]  # (B, 1)
+            # a target in the list stands among the K best itself: the one after is its rival
+            last = torch.where(scores[:, self.targets] >= kth, next_best, kth)  # (B, T)
+            self.blocks.append((who, last, ~has[:, self.targets]))  # (B,), (B, T), (B, T)
         n = sum(s[2] for s in sums)
         mean = sum(float(s[0]) for s in sums) / n
-        self.tau = max((sum(float(s[1]) for s in sums) / n - mean**2), 1e-24)**0.5
+        self.tau = temperature * max((sum(float(s[1]) for s in sums) / n - mean**2), 1e-24)**0.5
 
-    def __call__(self, delta: Tensor) -> Tensor:
+    def __call__(self, delta: Tensor, clipped: bool = True) -> Tensor:
         """The margins (T,) with the targets' vectors moved by delta (T, width)."""
         weight = self.table.weight.detach()
         moved = weight.index_add(0, self.targets + self.table.start, delta)
@@ -60,7 +66,8 @@ class Margin:
         for users, last, free in self.blocks:
             self.queries += len(users)
             scores = scores_with(self.model, {self.table.parameter: moved}, users)  # (B, items)
-            above = (scores[:, self.targets] - last[:, None]) / self.tau  # (B, T)
-            total = total + (above.clamp(-CLIP, CLIP) * free).sum(dim=0)
+            above = (scores[:, self.targets] - last) / self.tau  # (B, T)
+            most = CLIP if clipped else torch.inf
+            total = total + (above.clamp(-most, most) * free).sum(dim=0)
             count = count + free.sum(dim=0)
         return total / count.clamp_min(1)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def served(model: Recommender, plugin: ModelPlugin, data: Dataset, users: Ints,
            outside: np.ndarray[Any, Any], serving: str, k: int,
            ctx: Context) -> Ints:
-    """The lists of these users, (n, k), best first, without what they took.
+    """The lists of these users, (n, k), best first, without what they took; shorter where a user
+    took so much that fewer items are left.
 
     Members are served by the model. Others (outside, bool (n,)) get the most popular items, or,
     by fold-in, what the model makes of their own history.
@@ -31,8 +32,11 @@ def served(model: Recommender, plugin: ModelPlugin, data: Dataset, users: Ints,
     rows = data.train
     for place, user in enumerate(users.tolist()):
         scores[place, rows.items[rows.users == user]] = -np.inf
+    left = int(np.isfinite(scores).sum(axis=1).min()) if len(scores) else 0
+    if not left:
+        raise CannotActError("a user took every item, and is recommended none")
     best = np.argsort(-scores, axis=1, kind="stable")
-    return best[:, :min(k, data.n_items)].astype(np.int64)
+    return best[:, :min(k, left)].astype(np.int64)
 
 
 def folded_in(model: Recommender, plugin: ModelPlugin, data: Dataset, ctx: Context) -> Recommender:

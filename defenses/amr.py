@@ -41,7 +41,8 @@ class AMR(Defense):
         return None
 
     def trained_against(self) -> str | None:
-        return "feature-pgd" if self.eps and self.weight else None
+        # one step on the loss of the batch: feature-pgd climbs another sum, and was not met
+        return "feature-fgsm" if self.eps and self.weight else None
 
     def loss(self, model: TorchRecommender, batch: Batch, clean_loss: Tensor,
              epoch: int) -> Tensor:

@@ -85,13 +85,30 @@ def test_the_slope_of_a_score_by_its_features_is_the_projected_user(model: VbprR
     """∂s_ut/∂f_t = E p_u (CATALOGUE A5)."""
     table, targets = model.tables()["feature"], np.array([4])
     margin = Margin(model, table, targets, 5)
-    margin.blocks = [(torch.tensor([9]), torch.zeros(1), torch.ones(1, 1, dtype=torch.bool))]
+    margin.blocks = [(torch.tensor([9]), torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool))]
     margin.tau = 1e3  # far from the clip
     at = torch.zeros(1, 6, requires_grad=True)
     (slope,) = torch.autograd.grad(margin(at).sum(), at)
     m = model.module
     by_hand = (m.project @ m.users.weight[9]).detach() / 1e3
     assert torch.allclose(slope[0], by_hand, atol=1e-7)
+
+
+def test_the_margin_is_the_distance_to_the_kth_best_rival(model: VbprRecommender) -> None:
+    """By sorting, user by user: above zero exactly for those who have the target in their list."""
+    targets, data, k = np.array([4, 11]), model.data, 5
+    margin, known = Margin(model, model.tables()["feature"], targets, k), model.data.known("test")
+    found = (margin.tau * margin(torch.zeros(2, 6))).detach()
+    scores = model.scores(torch.arange(data.n_genuine))
+    for n, target in enumerate(targets.tolist()):
+        above = []
+        for user in range(data.n_genuine):
+            has = set(known.items[known.users == user].tolist())
+            if target not in has:
+                rivals = [float(scores[user, i]) for i in range(data.n_items)
+                          if i not in has and i != target]
+                above.append(float(scores[user, target]) - sorted(rivals)[-k])
+        assert float(found[n]) == pytest.approx(np.mean(above), abs=1e-5)
 
 
 @pytest.mark.parametrize("goal", ["push", "nuke"])
@@ -124,6 +141,34 @@ def test_targets_rise_for_users_without_them_and_the_model_comes_back(model: Vbp
     others = np.setdiff1d(np.arange(data.n_items), targets)
     assert torch.equal(under[:, others], clean[:, others])
     assert float((under - clean)[:, targets].mean()) > 0
+
+
+def test_more_targets_reach_lists_than_by_noise(data: Dataset) -> None:
+    """A mean of scores is raised and no list changes: the margin must count users at the edge."""
+    from bench.attacks.feature_noise import FeatureNoise
+    from bench.evaluate import evaluate
+
+    data = Blocks().load()  # by attributes, of which no single one is good for all users
+    reached: dict[str, float] = {"feature-noise": 0.0, "feature-pgd": 0.0}
+    for seed in range(3):
+        model = build(VBPR(**{**HYPER, "init_std": 0.01}), data, Context(seed))
+        model.fit(NoDefense(), lambda event: None)
+        for attack in (FeatureNoise(eps=0.5), FeaturePGD(eps=0.5, k=5)):
+            with under_attack(attack, model, Prepared(data, data, data, None),
+                              Context(seed)) as struck:
+                found = evaluate(struck.model, data, ["target-hr@5"], targets=struck.targets)
+            reached[attack.name] += next(v for m, g, v in found.values
+                                         if (m, g) == ("target-hr@5", "all"))
+    assert reached["feature-pgd"] > 1.2 * reached["feature-noise"]
+
+
+def test_where_every_user_is_lost_the_step_is_that_of_the_mean(model: VbprRecommender) -> None:
+    targets = np.array([4, 11])
+    attack = FeaturePGD(eps=0.3, relative=False, steps=1, temperature=1e-9)
+    plain = FeaturePGD(eps=0.3, relative=False, steps=1, temperature=1e9)
+    made = [a.perturbation(model, targets, 0.3, Context(0)) for a in (attack, plain)]
+    assert bool((made[0][targets] != 0).any(dim=1).all())
+    assert torch.allclose(made[0][targets], made[1][targets], atol=1e-6)
 
 
 def test_every_scoring_of_the_attack_is_a_query(model: VbprRecommender) -> None:

@@ -17,12 +17,13 @@ from bench.attacks.shadow_user_membership import ShadowUserMembership
 from bench.datasets.blocks import Blocks
 from bench.defenses.dp_sgd import DpSgd
 from bench.defenses.none import NoDefense
+from bench.errors import CannotActError
 from bench.inference import held_out_pairs, matched_pairs
 from bench.models.base import Recommender, build
 from bench.models.bprmf import BPRMF
 from bench.registry import Registry
 from bench.roc import auc, clopper_pearson, highest_fpr, measured, tpr_at
-from bench.serving import folded_in
+from bench.serving import folded_in, served
 from bench.stages import Prepared, prepare, under_attack
 from bench.victim import Victim
 
@@ -275,6 +276,19 @@ def test_privacy_bounds_what_membership_finds(data: Dataset) -> None:
     assert found["mia-epsilon"] <= 1.0
 
 
+def test_lists_hold_nothing_that_the_user_took(data: Dataset) -> None:
+    """A list longer than what is left of the catalogue ends there."""
+    model, rows = trained(OVERFIT, data), data.train
+    users = np.arange(20)
+    lists = served(model, OVERFIT, data, users, users >= 10, "popular", data.n_items, Context(0))
+    took = set(zip(rows.users.tolist(), rows.items.tolist(), strict=True))
+    assert not any((u, i) in took for u in users.tolist() for i in lists[u].tolist())
+    prepared = Prepared(data, data, data, None)
+    shown = AttributeInference(source="lists", k=data.n_items)._features(model, prepared, users)
+    assert not any((u, i) in took for u, i in zip(*(x.tolist() for x in shown.nonzero()),
+                                                  strict=True))
+
+
 # -- attributes --------------------------------------------------------------------------------
 
 def test_what_is_in_the_history_is_found_and_what_is_not_is_not(data: Dataset) -> None:
@@ -287,6 +301,9 @@ def test_what_is_in_the_history_is_found_and_what_is_not_is_not(data: Dataset) -
                        OVERFIT, told)
         assert found["attribute-auc-low"] > 0.8, source
         assert abs(found["attribute-floor"] - 0.5) < 0.1
+    rare = told.replace(user_attributes={"rare": np.array(["x"] * 75 + ["y"] * 5, object)})
+    with pytest.raises(CannotActError, match="fewer than two groups by rare"):
+        attack(AttributeInference(attribute="rare"), OVERFIT, rare)
     coin = attack(AttributeInference(attribute="coin", permutations=3), OVERFIT, told)
     assert coin["attribute-auc-low"] < 0.6
     reason = AttributeInference(attribute="shoe size").unfit(OVERFIT, data)

@@ -97,6 +97,9 @@ def test_each_defense_meets_each_attack(tmp_path: Path) -> None:
     rows = {row[1].text: [view.text for view in row[2:]] for row in tables["crossed"].rows}
     assert rows == {"none": ["–", "80.0%", "80.0%"],
                     "adversarial-training": ["fgsm", "95.0% (seen)", "95.0%"]}
+    ends = tables["crossed"].rows[1][3].interval  # in the units of what it is the interval of
+    low, high = (float(x.rstrip("%")) for x in ends.strip("[]").split(", "))
+    assert low <= 95.0 <= high
 
 
 def test_what_is_inferred_has_a_table_of_its_own(tmp_path: Path) -> None:
@@ -137,12 +140,14 @@ def test_detectors_and_costs_have_tables(tmp_path: Path) -> None:
     run = SyntheticRun(tmp_path)
     run.add(spec("BPR"), spec("pca-filter"), NONE)
     run.add(spec("BPR"), spec("pca-filter"), spec("random-profiles"), PROFILES, facts=facts)
+    on_clean = {"defense": {**facts["defense"], "trained_on_evaluated_attack": False}}
+    run.add(spec("BPR"), spec("pca-filter"), spec("fgsm", eps=0.5), BALL, facts=on_clean)
     board, tables = boarded(run)
     assert [f.attack for f in find(board) if f.code == "met-before"] == ["random-profiles"]
     (row,) = tables["detection"].rows
     assert row[2].flags == ("met-before",)
     assert [view.text for view in row[3:]] == ["9", "0.5", "1", "0.99", "0.02", "gender=F: 0.050"]
-    (cost,) = tables["attack-cost"].rows
+    cost, _ = tables["attack-cost"].rows
     assert [view.text for view in cost[3:]] == ["0.5", "0", "12.5", "512"]
 
 
