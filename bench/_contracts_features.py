@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from bench._contracts_lab import Lab
     from bench.models.base import TorchRecommender
 
+LIST = 10  # places of the list that targets come nearer to
+
 
 def checks(cls: type[Plugin]) -> list[Callable[[Lab], None]]:
     return [targets_inside_the_ball, only_targets_move, eps_zero_changes_nothing, serves_the_goal]
@@ -67,7 +69,8 @@ def eps_zero_changes_nothing(lab: Lab) -> None:
 
 
 def serves_the_goal(lab: Lab) -> None:
-    """Users without the targets score them higher (push) or lower (nuke) than under noise."""
+    """Targets come nearer to the lists of users without them (push), or farther (nuke), than under
+    noise: by σ((s_ut − s_u^(K)) / τ), which counts lists, softly; scores alone do not."""
     from bench._contracts_lab import all_scores
 
     if lab.plugin().threat_model().knowledge == "none":
@@ -82,9 +85,12 @@ def serves_the_goal(lab: Lab) -> None:
         without = torch.ones(model.data.n_genuine, len(targets), dtype=torch.bool)
         for n, target in enumerate(targets):
             without[known.users[known.items == target], n] = False
+        clean = all_scores(model).double()
+        last = clean.topk(min(LIST, clean.shape[1]), dim=1).values[:, -1:]  # (n, 1)
         for moved in (delta, control, torch.zeros_like(delta)):
             with model.perturbed({"feature": moved}):
-                found.append(sign * float(all_scores(model)[:, targets][without].double().mean()))
+                ahead = (all_scores(model).double() - last)[:, targets] / (0.1 * clean.std())
+                found.append(sign * float(torch.sigmoid(ahead)[without].mean()))
         require(found[0] > found[2], f"a {goal} moves the targets the wrong way",
                 "is the sign of the goal right?")
         require(found[0] > found[1], f"a {goal} moves the targets less than noise does",

@@ -23,7 +23,8 @@ class FeaturesDownhill(FeatureAttack):
 
         at = torch.zeros(len(targets), table.rows().shape[1], requires_grad=True)
         sign = -1.0 if self.goal == "push" else 1.0
-        (slope,) = torch.autograd.grad(sign * Margin(model, table, targets, 10)(at).sum(), at)
+        margin = Margin(model, table, targets, 10, 0.1)
+        (slope,) = torch.autograd.grad(sign * margin(at).sum(), at)
         return steepest(slope, radius, self.norm)
 
     @classmethod
