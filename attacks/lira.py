@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from bench.api import Context, param
+from bench.api import Context, ThreatModel, param
 from bench.data import Floats
 from bench.errors import PluginError
 from bench.inference import Candidates, InteractionMembership
@@ -27,7 +27,7 @@ class LiRA(InteractionMembership):
     variances are pooled over candidates, as they advise). φ is the score in standard deviations
     of the user's scores. High means member.
 
-    Knowledge: the kind of the model, its settings and defense, the data but for which of the
+    Knowledge: gray: the kind of the model, its settings and defense, the data but for which of the
     candidates are in it; and the scores. Costs `shadows` trainings.
 
     Args:
@@ -41,6 +41,7 @@ class LiRA(InteractionMembership):
     """
 
     name = "lira"
+    threat: ClassVar[ThreatModel] = ThreatModel("output-query", "gray", "infer")
     shadows: int = param(16, "how many shadow models", low=4)
 
     def budget_text(self) -> str:

@@ -28,7 +28,8 @@ class ShadowUserMembership(UserMembership):
     `serving: fold-in` gives non-members lists made from their own history, for models that can.
 
     Knowledge: black: lists, histories of the judged users, and users of the attacker's own, who
-    are in no training of the attacked model. Costs one shadow training.
+    are in no training of the attacked model; the shadow is of the attacked model's kind, with its
+    settings and defense. Costs one shadow training.
 
     Args:
         held_out: share of the users outside the training; half of them are judged.

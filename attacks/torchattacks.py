@@ -54,7 +54,8 @@ class TorchAttacks(EmbeddingAttack):
     list before and after.
 
     Args:
-        attack: name in torchattacks, as PGD, PGDL2, MIFGSM, APGD, CW, AutoAttack, Square, SPSA.
+        attack: name in torchattacks, as PGD, PGDL2, MIFGSM, APGD, CW, AutoAttack, Square, SPSA;
+            what moves pixels or has no ball (DIFGSM, OnePixel, GN, …) is refused with the reason.
         eps, relative, norm: of the ball around each user vector.
         steps, step: iterations, and their length as a share of ε where the attack has one
             (CW: of Adam's first step).

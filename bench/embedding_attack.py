@@ -95,7 +95,9 @@ class EmbeddingAttack(Attack):
         from bench.models.base import TorchRecommender, innermost
 
         bare, source = innermost(model), innermost(model)
-        if not self.adaptive and ctx.victim is not None:
+        if not self.adaptive:
+            if ctx.victim is None:
+                raise PluginError(f"{self.name}: adaptive: false needs the undefended model")
             source = innermost(ctx.victim.undefended())
         if not isinstance(bare, TorchRecommender) or not isinstance(source, TorchRecommender):
             raise CannotActError(f"{self.name} perturbs learned vectors, and the model as it is "

@@ -85,7 +85,7 @@ class FeatureAttack(Attack):
                 f"targets ({self.stratum})")
 
     def budget_text(self) -> str:
-        return self.comparable()
+        return self.comparable() + ("" if self.adaptive else ", made on the undefended model")
 
     def aims(self, data: Dataset, ctx: Context) -> Ints:
         return pick_targets(data, self.targets, self.stratum, ctx)
@@ -95,7 +95,9 @@ class FeatureAttack(Attack):
         from bench.models.base import TorchRecommender, innermost
 
         bare, source = innermost(model), innermost(model)
-        if not self.adaptive and ctx.victim is not None:
+        if not self.adaptive:
+            if ctx.victim is None:
+                raise PluginError(f"{self.name}: adaptive: false needs the undefended model")
             source = innermost(ctx.victim.undefended())
         if not isinstance(bare, TorchRecommender) or not isinstance(source, TorchRecommender):
             raise CannotActError(f"{self.name} perturbs feature vectors, and the model as it is "

@@ -198,7 +198,7 @@ class ProfileAttack(Attack):
         count = max(1, round(self.known * data.n_genuine))
         hidden = np.ones(data.n_users, bool)
         hidden[ctx.stream("known-users").permutation(data.n_genuine)[:count]] = False
-        return seen.without_users(hidden)
+        return seen.without_users(hidden).replace(user_attributes={})
 
     def _told(self, data: Dataset, ctx: Context) -> Context:
         """The context with as much of the victim as `knowledge` allows."""
