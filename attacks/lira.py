@@ -31,8 +31,8 @@ class LiRA(InteractionMembership):
     candidates are in it; and the scores. Costs `shadows` trainings.
 
     Args:
-        candidates, non_members: how many pairs are judged, half of them members, and what the
-            others are.
+        candidates, non_members, reads: how many pairs are judged, half of them members, what the
+            others are, and what is read: as in membership-scores.
         shadows: how many shadow models; 16 to 64 are usual.
 
     Shapes: one score per candidate, (n,).
@@ -54,26 +54,23 @@ class LiRA(InteractionMembership):
         # each candidate is in exactly half of the shadows, drawn apart from the others
         draw = ctx.stream("lira").random((self.shadows, count))
         inside = draw.argsort(axis=0).argsort(axis=0) < self.shadows // 2  # (S, n)
-        found = np.stack([_statistic(ctx.victim.trained(
+        found = np.stack([self._statistic(ctx.victim.trained(
             candidates.added(inside[k]), seed=ctx.number("lira", k) % 2**31), candidates)
             for k in range(self.shadows)])  # (S, n)
         ctx.notes["shadow_models"] = self.shadows
-        return likelihood_ratio(_statistic(model, candidates), found, inside)
+        return likelihood_ratio(self._statistic(model, candidates), found, inside)
+
+    def _statistic(self, model: Recommender, candidates: Candidates) -> Floats:
+        """φ of every candidate, (n,)."""
+        users, place = np.unique(candidates.users, return_inverse=True)
+        scores = self.scores_read(model, users, candidates)  # (users, items)
+        spread = scores.std(axis=1)
+        return np.asarray((scores[place, candidates.items] - scores.mean(axis=1)[place])
+                          / np.where(spread > 0, spread, 1.0)[place])
 
     @classmethod
     def test_params(cls) -> dict[str, object]:
         return {"candidates": 100, "shadows": 4}
-
-
-def _statistic(model: Recommender, candidates: Candidates) -> Floats:
-    """φ of every candidate, (n,)."""
-    from bench.serving import all_scores
-
-    users, place = np.unique(candidates.users, return_inverse=True)
-    scores = all_scores(model, users)  # (users, items)
-    spread = scores.std(axis=1)
-    return np.asarray((scores[place, candidates.items] - scores.mean(axis=1)[place])
-                      / np.where(spread > 0, spread, 1.0)[place])
 
 
 def likelihood_ratio(observed: Floats, found: Floats, inside: npt.NDArray[np.bool_]) -> Floats:

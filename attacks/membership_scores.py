@@ -31,6 +31,8 @@ class MembershipScores(InteractionMembership):
         candidates: how many pairs are judged, half of them members.
         non_members: free (what the user never took), or held-out (positives kept out of the
             training: nothing but membership tells, and a promise of privacy bounds it).
+        reads: own (the scores that the user is served) or released (such as the item vectors and
+            the rest of the user's history give).
         statistic: margin, or rank.
         direction: high, or low: a defense that gives what a user has no votes (smoothing, an
             ensemble) betrays members by low scores. An AUC below one half is no privacy.
@@ -50,10 +52,8 @@ class MembershipScores(InteractionMembership):
         return f"{super().budget_text()}, {self.direction} {self.statistic} means member"
 
     def judge(self, model: Recommender, candidates: Candidates, ctx: Context) -> Floats:
-        from bench.serving import all_scores
-
         users, place = np.unique(candidates.users, return_inverse=True)
-        scores = all_scores(model, users)  # (users, items)
+        scores = self.scores_read(model, users, candidates)  # (users, items)
         own = scores[place, candidates.items]  # (n,)
         sign = 1.0 if self.direction == "high" else -1.0
         if self.statistic == "rank":

@@ -271,7 +271,9 @@ def inference(b: Builder, dataset: str) -> Table | None:
                  ["model", "defense", "attack", *names], rows, fixed=3, numeric_from=3,
                  kind="inference",
                  notes=[*(f"[{n}] {reason}" for reason, n in notes.items()),
-                        "0.5 is chance for an AUC; a floor is what permuted labels give"])
+                        "0.5 is chance for an AUC; a floor is what permuted labels give; "
+                        "mia-epsilon is proven of what the attack reads, and a promise about what "
+                        "is released does not cover the scores that a user is served"])
 
 
 def _inferred(e: Entry, name: str) -> View:

@@ -254,13 +254,14 @@ def adaptive_weaker(board: Board) -> Iterator[Flag]:
 def dp_bound(board: Board) -> Iterator[Flag]:
     """Even the lower end of the true-positive rate lies above e^ε times the upper end of the
     false-positive rate, plus δ. Only where nothing but membership tells the two sets apart:
-    otherwise knowing what users like is enough to tell them, and no promise is broken."""
+    otherwise knowing what users like is enough to tell them, and no promise is broken. And only
+    where the attack read what the promise covers."""
     for e in _ran(board):
         for cell in e.ok.values():
             epsilon, delta = cell.privacy.get("epsilon"), cell.privacy.get("delta", 0.0)
             others = cell.facts.get("non_members")
             if epsilon is None or not math.isfinite(epsilon) or not others \
-                    or not cell.facts.get("exchangeable"):
+                    or not cell.facts.get("exchangeable") or not _covered(cell):
                 continue
             for name, low in cell.privacy.items():
                 found = re.fullmatch(r"mia-tpr@([\d.]+)%fpr-low", name)
@@ -274,6 +275,14 @@ def dp_bound(board: Board) -> Iterator[Flag]:
                     yield Flag("dp-bound", e.row, e.attack, f"TPR of at least {low:.4g} at "
                                f"{found[1]} % FPR, which is at most {false:.4g}: allowed "
                                f"{bound:.4g} (seed {cell.seed})")
+
+
+def _covered(cell: Cell) -> bool:
+    """Whether the privacy promised is of what the attack read. A training that says what it
+    releases promises nothing of the scores that a user is served: they are made with the user's
+    own row or history."""
+    said = [f for f in (cell.facts.get("training") or {}).values() if isinstance(f, dict)]
+    return cell.facts.get("reads") == "released" or not any("released" in f for f in said)
 
 
 def below_chance(board: Board) -> Iterator[Flag]:

@@ -72,6 +72,10 @@ class Candidates:
 class InteractionMembership(PrivacyAttack):
     """Whether this user's interaction with this item was trained on.
 
+    `reads` says where scores come from: own are those that the user is served, which a promise
+    about what is released (dp-sgd, dpals: all but users' own rows) does not cover; released are
+    made of the item vectors alone, which it does.
+
     Half of the candidates are members: positives that the users really took, whatever a defense
     makes of them before the training. The others are, by `non_members`,
 
@@ -80,7 +84,7 @@ class InteractionMembership(PrivacyAttack):
       user's taste tells them apart without having seen the member;
     - held-out: positives like the members, drawn with them and kept out of the training of this
       cell by the toss of a coin. Nothing but membership tells them apart, so that a promise of
-      differential privacy bounds what is found.
+      differential privacy bounds what is found in what it covers.
 
     Authors write `judge` and are handed candidates in an order that says nothing.
     """
@@ -88,6 +92,8 @@ class InteractionMembership(PrivacyAttack):
     candidates: int = param(2000, "how many pairs, half of them members", low=20)
     non_members: str = param("free", "the other half: items that the user never took, or positives "
                              "held out of the training", choices=("free", "held-out"))
+    reads: str = param("own", "the scores that the user is served, or such as the released item "
+                       "vectors and the rest of the history give", choices=("own", "released"))
 
     @abstractmethod
     def judge(self, model: Recommender, candidates: Candidates, ctx: Context) -> Floats:
@@ -98,7 +104,23 @@ class InteractionMembership(PrivacyAttack):
         return self.non_members == "held-out"
 
     def budget_text(self) -> str:
-        return f"{self.candidates} candidate pairs, half of them members, half {self.non_members}"
+        return (f"{self.candidates} candidate pairs, half of them members, half {self.non_members}"
+                + ("" if self.reads == "own" else ", from the item vectors"))
+
+    def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
+        if self.reads == "released" and "embeddings" not in model.gives:
+            return f"{model.name} exposes no vectors of items; reads: own reads its scores"
+        return None
+
+    @final
+    def scores_read(self, model: Recommender, users: Ints, candidates: Candidates
+                    ) -> np.ndarray[Any, Any]:
+        """Scores of these users, float64 (n, items), as `reads` says."""
+        from bench.serving import all_scores, released_scores
+
+        if self.reads == "own":
+            return all_scores(model, users)
+        return released_scores(model, users, candidates.background)
 
     def _pairs(self, data: Dataset, ctx: Context) -> tuple[Candidates, np.ndarray[Any, Any]]:
         draw = held_out_pairs if self.trains else matched_pairs
@@ -125,7 +147,7 @@ class InteractionMembership(PrivacyAttack):
         facts = {"members": int(is_member.sum()), "non_members": int((~is_member).sum()),
                  "popularity_members": float(others[is_member].mean()),
                  "popularity_non_members": float(others[~is_member].mean()),
-                 "exchangeable": self.trains}
+                 "exchangeable": self.trains, "reads": self.reads}
         return measured(scores, is_member, drawn.users, ctx.stream("roc"),
                         exchangeable=self.trains), facts
 
@@ -295,7 +317,7 @@ class UserMembership(PrivacyAttack):
         facts = {"members": len(members), "non_members": len(outside), "shadow_users": len(own),
                  "activity_members": float(data.activity[members].mean()),
                  "activity_non_members": float(data.activity[outside].mean()),
-                 "exchangeable": exchangeable}
+                 "exchangeable": exchangeable, "reads": "own"}
         return measured(scores, is_member, users, ctx.stream("roc"),
                         exchangeable=exchangeable), facts
 

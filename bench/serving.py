@@ -68,3 +68,35 @@ def all_scores(model: Recommender, users: Ints, size: int = 1024) -> np.ndarray[
             block = torch.from_numpy(users[start:start + size]).to(model.ctx.device)
             found.append(model.scores(block, "valid").double().cpu().numpy())
     return np.concatenate(found) if found else np.zeros((0, model.data.n_items))
+
+
+def released_scores(model: Recommender, users: Ints, known: Dataset) -> np.ndarray[Any, Any]:
+    """What a reader of the item vectors makes of them, float64 (n, items): no user's own row is
+    read; each is made anew from the rows that are known of the user.
+
+    p_u = (C + λI)⁻¹ (mean of the known items' vectors − mean of all), C their covariance over the
+    catalogue and λ a tenth of its mean diagonal; s_ui = p_u · v_i.
+
+    Raises:
+        CannotActError: the model has no single table of item vectors.
+    """
+    from bench.models.base import TorchRecommender, innermost
+
+    bare = innermost(model)
+    tables = [t for t in bare.tables().values() if t.role == "item"] if isinstance(
+        bare, TorchRecommender) else []
+    if len(tables) != 1:
+        raise CannotActError("the model has no single table of item vectors to read")
+    vectors = tables[0].rows().detach().double().cpu().numpy()  # (items, d)
+    vectors = vectors - vectors.mean(axis=0)
+    spread = vectors.T @ vectors / len(vectors)  # (d, d)
+    ridge = max(0.1 * float(np.trace(spread)) / len(spread), 1e-12)
+    rows = known.train.positives()
+    means = np.zeros((len(users), vectors.shape[1]))
+    for place, user in enumerate(users.tolist()):
+        mine = rows.items[rows.users == user]
+        if len(mine):
+            means[place] = vectors[mine].mean(axis=0)
+    made: np.ndarray[Any, Any] = np.linalg.solve(spread + ridge * np.eye(len(spread)),
+                                                 means.T).T @ vectors.T
+    return made

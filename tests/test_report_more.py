@@ -116,6 +116,10 @@ def test_what_is_inferred_has_a_table_of_its_own(tmp_path: Path) -> None:
                 facts={"exchangeable": False, "non_members": 1000})
         run.add(spec("BPR"), defense, spec("few"), infer, privacy={**found, **spent},
                 facts={"exchangeable": True, "non_members": 20})
+        for reads in ("own", "released"):
+            run.add(spec("BPR"), defense, spec(reads), infer, privacy={**found, **spent},
+                    facts={"exchangeable": True, "non_members": 1000, "reads": reads,
+                           "training": {"dp": {"released": "all but the users' own rows"}}})
     board, tables = boarded(run)
     table = tables["inference"]
     assert table.headers[3:] == ["mia-auc", "mia-tpr@1%fpr"]
@@ -127,8 +131,8 @@ def test_what_is_inferred_has_a_table_of_its_own(tmp_path: Path) -> None:
         ("toy", "BPR", "none"), "mia"].against_clean for t in board.tests())
     assert not [f for f in find(board) if f.code == "below-chance"]
     broken = [f for f in find(board) if f.code == "dp-bound"]
-    assert [f.row for f in broken] == [("toy", "BPR", "dp-sgd(epsilon=1)")] * 3  # e·0.018 < 0.4
-    assert {f.attack for f in broken} == {"mia"}  # 20 non-members leave the rate up to 17 %
+    assert [f.row for f in broken] == [("toy", "BPR", "dp-sgd(epsilon=1)")] * 6  # e·0.018 < 0.4
+    assert {f.attack for f in broken} == {"mia", "released"}  # 20 others leave it up to 17 %
     assert not [f for f in find(board) if f.code == "noise-floor"]
 
 
