@@ -27,7 +27,7 @@ class DpSgd(PrivateTraining):
 
     Cost: one clipped gradient per drawn user; vectorised where torch.func can do the model's
     loss, one user at a time (some ten times a plain step per hundred users) where not. Adaptive
-    attack: membership inference, bounded by TPR ≤ e^ε · FPR + δ.
+    attack: membership inference, of what is released bounded by TPR ≤ e^ε · FPR + δ.
 
     The steps are those of `bench.dp_steps.PrivateSteps`, the gradients those of `bench.dp`.
 
