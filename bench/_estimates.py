@@ -75,6 +75,8 @@ def accuracy(board: Board, dataset: str, draws: int) -> None:
                         else stats.interval(table.drawn[n]))
                 e.value = Estimate(float(np.mean(own)), *ends, len(own),
                                    "seeds" if n is None else "users and seeds")
+            if e.first.threat.get("goal") == "infer":
+                continue  # it changes nothing that is recommended
             if e.first.attack.name != "none":
                 _drop(board, e, table)
             elif n is not None:
@@ -139,7 +141,9 @@ def _worst_cases(row: Row, table: _Table, values: _Values) -> Iterator[WorstCase
     families: dict[str, list[int]] = {}
     for n, e in enumerate(table.entries):
         threat = e.first.threat
-        if e.row == row and threat.get("goal") == "untargeted" and threat.get("comparable"):
+        # poisonings are left out: between trainings a user's value moves without any attack
+        if (e.row == row and threat.get("goal") == "untargeted" and threat.get("comparable")
+                and threat.get("stage") not in ("train-poison", "model-poison")):
             families.setdefault(f"{threat.get('stage')}: {threat['comparable']}", []).append(n)
     for family, members in families.items():
         if len(members) < 2 or base is None:
@@ -266,7 +270,8 @@ def seed_derived(board: Board, e: Entry, seed: int) -> list[tuple[str, float]]:
     if not cell.ok:
         return []
     found: list[tuple[str, float]] = []
-    partner = None if clean is None or clean is e else clean.ok.get(seed)
+    infers = e.first.threat.get("goal") == "infer"  # it changes nothing that is recommended
+    partner = None if clean is None or clean is e or infers else clean.ok.get(seed)
     metrics = [m for m, g in cell.values if g == "all"]
     if partner is not None and clean is not None:
         for metric in metrics:

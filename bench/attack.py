@@ -13,7 +13,7 @@ import numpy as np
 from bench.context import Context
 from bench.data import Dataset, Ints
 from bench.errors import PluginError
-from bench.plugin import Plugin
+from bench.plugin import Plugin, param
 
 if TYPE_CHECKING:
     from bench.api import Defense, ModelPlugin
@@ -121,6 +121,36 @@ class Attack(Plugin, ABC):
         yield Struck(model, prepared.genuine, prepared.targets)
 
 
+class ModelAttack(Attack):
+    """Base of attacks made on a trained model: on the defended one, or, static, on the undefended
+    one of the same seed and data, and then carried over."""
+
+    adaptive: bool = param(True, "made on the model as it is defended; false: on the undefended "
+                           "one")
+
+    def unfit_defended(self, defense: Defense, model: ModelPlugin, data: Dataset) -> str | None:
+        if not self.adaptive and defense.name == "none":
+            return "without a defense the static attack is the adaptive one"
+        return None
+
+    @property
+    def is_adaptive(self) -> bool:
+        return self.adaptive
+
+    def made_on(self, model: Recommender, ctx: Context) -> Recommender:
+        """The model that the attack is made on, where `model` is the one attacked."""
+        if self.adaptive:
+            return model
+        if ctx.victim is None:
+            raise PluginError(f"{self.name}: adaptive: false needs the undefended model")
+        undefended: Recommender = ctx.victim.undefended()
+        return undefended
+
+    def static_text(self) -> str:
+        """What `budget_text` ends with where the attack is static."""
+        return "" if self.adaptive else ", made on the undefended model"
+
+
 STRATA = {"head": (95, 100), "upper-torso": (75, 95), "lower-torso": (50, 75), "tail": (0, 50)}
 
 
@@ -128,6 +158,15 @@ def cuts(data: Dataset, stratum: str) -> tuple[int, int]:
     """Where a stratum begins and ends in the items sorted by popularity."""
     low, high = STRATA[stratum]
     return round(low * data.n_items / 100), round(high * data.n_items / 100)
+
+
+def too_many(targets: int, stratum: str, data: Dataset) -> str | None:
+    """Why a stratum cannot give so many targets, or None."""
+    first, stop = cuts(data, stratum)
+    if targets <= stop - first:
+        return None
+    return (f"{targets} targets are more than the {stop - first} items of stratum {stratum!r} on "
+            f"{data.name}")
 
 
 def pick_targets(data: Dataset, n: int, stratum: str, ctx: Context) -> Ints:

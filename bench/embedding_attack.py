@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar, final
 
-from bench.attack import Attack, Struck, ThreatModel
+from bench.attack import ModelAttack, Struck, ThreatModel
 from bench.context import Context
 from bench.data import Dataset
 from bench.errors import CannotActError, PluginError
@@ -16,12 +16,12 @@ from bench.plugin import param
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.api import Defense, ModelPlugin
+    from bench.api import ModelPlugin
     from bench.models.base import Recommender, TorchRecommender
     from bench.stages import Prepared
 
 
-class EmbeddingAttack(Attack):
+class EmbeddingAttack(ModelAttack):
     """After training: perturbs learned vectors. A probe of stability, not a realisable attack.
 
     Authors write `delta`; this class turns the stated ε into a radius per table, calls it, and
@@ -36,8 +36,6 @@ class EmbeddingAttack(Attack):
     norm: str = param("l2", "norm of the ball: l2, or linf (largest coordinate)",
                       choices=("l2", "linf"))
     tables: str = param("both", "whose vectors are perturbed", choices=("both", "user", "item"))
-    adaptive: bool = param(True, "made on the model as it is defended; false: on the undefended "
-                           "one")
     aims_at_loss: ClassVar[bool] = True  # or at what stands in the lists
     threat: ClassVar[ThreatModel] = ThreatModel("test-param", "white", "untargeted", False)
 
@@ -62,19 +60,10 @@ class EmbeddingAttack(Attack):
             return f"{model.name} exposes no {' and no '.join(sorted(missing))}"
         return None
 
-    def unfit_defended(self, defense: Defense, model: ModelPlugin, data: Dataset) -> str | None:
-        if not self.adaptive and defense.name == "none":
-            return "without a defense the static attack is the adaptive one"
-        return None
-
-    @property
-    def is_adaptive(self) -> bool:
-        return self.adaptive
-
     def budget_text(self) -> str:
         unit = " median row norms" if self.relative else ""
-        static = "" if self.adaptive else ", made on the undefended model"
-        return f"{self.norm} row norm at most {self.eps:g}{unit}, {self.tables} vectors{static}"
+        return (f"{self.norm} row norm at most {self.eps:g}{unit}, {self.tables} vectors"
+                f"{self.static_text()}")
 
     def comparable(self) -> str:
         unit = " median row norms" if self.relative else ""
@@ -94,11 +83,7 @@ class EmbeddingAttack(Attack):
     def strike(self, model: Recommender, prepared: Prepared, ctx: Context) -> Iterator[Struck]:
         from bench.models.base import TorchRecommender, innermost
 
-        bare, source = innermost(model), innermost(model)
-        if not self.adaptive:
-            if ctx.victim is None:
-                raise PluginError(f"{self.name}: adaptive: false needs the undefended model")
-            source = innermost(ctx.victim.undefended())
+        bare, source = innermost(model), innermost(self.made_on(model, ctx))
         if not isinstance(bare, TorchRecommender) or not isinstance(source, TorchRecommender):
             raise CannotActError(f"{self.name} perturbs learned vectors, and the model as it is "
                                  f"served ({type(bare).__name__}) has none")

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, final
 
-from bench.attack import STRATA, Attack, Struck, ThreatModel, cuts, pick_targets
+from bench.attack import STRATA, ModelAttack, Struck, ThreatModel, pick_targets, too_many
 from bench.context import Context
 from bench.data import Dataset, Ints
 from bench.errors import CannotActError, PluginError
@@ -19,12 +19,12 @@ from bench.plugin import param
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.api import Defense, ModelPlugin
+    from bench.api import ModelPlugin
     from bench.models.base import Recommender, Table, TorchRecommender
     from bench.stages import Prepared
 
 
-class FeatureAttack(Attack):
+class FeatureAttack(ModelAttack):
     """At test time: moves the feature vectors of the target items, and of no others.
 
     Authors write `delta`; this class picks the targets, turns ε into a radius, and refuses a
@@ -41,8 +41,6 @@ class FeatureAttack(Attack):
                          choices=tuple(STRATA))
     goal: str = param("push", "push the targets into lists, or nuke them out of lists",
                       choices=("push", "nuke"))
-    adaptive: bool = param(True, "made on the model as it is defended; false: on the undefended "
-                           "one")
     threat: ClassVar[ThreatModel] = ThreatModel("test-input", "white", "push")
 
     @abstractmethod
@@ -61,20 +59,7 @@ class FeatureAttack(Attack):
         missing = {"features", "gradients"} - model.gives
         if missing:
             return f"{model.name} exposes no {' and no '.join(sorted(missing))} of items"
-        first, stop = cuts(data, self.stratum)
-        if self.targets > stop - first:
-            return (f"{self.targets} targets are more than the {stop - first} items of stratum "
-                    f"{self.stratum!r} on {data.name}")
-        return None
-
-    def unfit_defended(self, defense: Defense, model: ModelPlugin, data: Dataset) -> str | None:
-        if not self.adaptive and defense.name == "none":
-            return "without a defense the static attack is the adaptive one"
-        return None
-
-    @property
-    def is_adaptive(self) -> bool:
-        return self.adaptive
+        return too_many(self.targets, self.stratum, data)
 
     def threat_model(self) -> ThreatModel:
         return dataclasses.replace(self.threat, goal=self.goal)
@@ -85,7 +70,7 @@ class FeatureAttack(Attack):
                 f"targets ({self.stratum})")
 
     def budget_text(self) -> str:
-        return self.comparable() + ("" if self.adaptive else ", made on the undefended model")
+        return self.comparable() + self.static_text()
 
     def aims(self, data: Dataset, ctx: Context) -> Ints:
         return pick_targets(data, self.targets, self.stratum, ctx)
@@ -94,11 +79,7 @@ class FeatureAttack(Attack):
     def strike(self, model: Recommender, prepared: Prepared, ctx: Context) -> Iterator[Struck]:
         from bench.models.base import TorchRecommender, innermost
 
-        bare, source = innermost(model), innermost(model)
-        if not self.adaptive:
-            if ctx.victim is None:
-                raise PluginError(f"{self.name}: adaptive: false needs the undefended model")
-            source = innermost(ctx.victim.undefended())
+        bare, source = innermost(model), innermost(self.made_on(model, ctx))
         if not isinstance(bare, TorchRecommender) or not isinstance(source, TorchRecommender):
             raise CannotActError(f"{self.name} perturbs feature vectors, and the model as it is "
                                  "served has none")

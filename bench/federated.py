@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 
-from bench.attack import STRATA, Attack, ThreatModel, cuts, pick_targets
+from bench.attack import STRATA, Attack, ThreatModel, pick_targets, too_many
 from bench.context import Context
 from bench.data import Dataset, Interactions, Ints
 from bench.errors import PluginError
@@ -104,10 +104,9 @@ class ClientAttack(Attack):
         return True  # it acts inside the defended training, on the parameters of each round
 
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
-        first, stop = cuts(data, self.stratum)
-        if self.targets > stop - first:
-            return (f"{self.targets} targets are more than the {stop - first} items of stratum "
-                    f"{self.stratum!r} on {data.name}")
+        reason = too_many(self.targets, self.stratum, data)
+        if reason is not None:
+            return reason
         if self.targets > self.items:
             return f"uploads that touch {self.items} items cannot hold {self.targets} targets"
         return no_scorer(model)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 
-from bench.attack import STRATA, Attack, Struck, ThreatModel, cuts, pick_targets
+from bench.attack import STRATA, ModelAttack, Struck, ThreatModel, pick_targets, too_many
 from bench.context import Context
 from bench.data import Dataset, Ints
 from bench.errors import CannotActError, InputError, PluginError
@@ -27,7 +27,7 @@ CHANGES = ("insert", "delete", "substitute", "append")
 PLACES = ("anywhere", "apart", "nowhere")
 
 
-class HistoryAttack(Attack):
+class HistoryAttack(ModelAttack):
     """At test time: edits the histories that the trained model reads (profile pollution).
 
     Authors write `edit`, which gets the histories of all genuine users at once. Guaranteed: at
@@ -54,8 +54,6 @@ class HistoryAttack(Attack):
                          choices=tuple(STRATA))
     similarity: float = param(-1.0, "lowest cosine of a replaced item's vector and its "
                               "replacement's; -1: any", low=-1, high=1)
-    adaptive: bool = param(True, "made on the model as it is defended; false: on the undefended "
-                           "one")
     threat: ClassVar[ThreatModel] = ThreatModel("test-input", "white", "untargeted")
     goals: ClassVar[tuple[str, ...]] = ("untargeted", "push")
     changes: ClassVar[tuple[str, ...]] = ("insert", "delete", "substitute")
@@ -116,18 +114,13 @@ class HistoryAttack(Attack):
                 return f"{model.name} exposes no {' and no '.join(sorted(missing))}"
         if self.similarity > -1 and "embeddings" not in model.gives:
             return f"{model.name} has no vectors of items, by which similarity is measured"
-        first, stop = cuts(data, self.stratum)
-        if self.goal == "push" and self.targets > stop - first:
-            return (f"{self.targets} targets are more than the {stop - first} items of stratum "
-                    f"{self.stratum!r} on {data.name}")
-        return None
+        return too_many(self.targets, self.stratum, data) if self.goal == "push" else None
 
     def unfit_defended(self, defense: Defense, model: ModelPlugin, data: Dataset) -> str | None:
-        if not self.adaptive and defense.name == "none":
-            return "without a defense the static attack is the adaptive one"
-        if not self.adaptive and self.knows not in ("white", "black"):
+        reason = super().unfit_defended(defense, model, data)
+        if reason is None and not self.adaptive and self.knows not in ("white", "black"):
             return "it does not look at the model, so that no defense changes it"
-        return None
+        return reason
 
     def comparable(self) -> str:
         bound = f", replacements of cosine {self.similarity:g}" if self.similarity > -1 else ""
@@ -136,8 +129,7 @@ class HistoryAttack(Attack):
         return f"{aim}, {self.edits} edits of a history{bound}"
 
     def budget_text(self) -> str:
-        static = "" if self.adaptive else ", made on the undefended model"
-        return f"{self.comparable()} ({', '.join(self.changes)}){static}"
+        return f"{self.comparable()} ({', '.join(self.changes)}){self.static_text()}"
 
     def aims(self, data: Dataset, ctx: Context) -> Ints | None:
         if self.goal != "push":
@@ -150,10 +142,7 @@ class HistoryAttack(Attack):
         if not self.edits:
             yield Struck(model, prepared.genuine, targets)
             return
-        source = model
-        if not self.adaptive and ctx.victim is not None:
-            source = ctx.victim.undefended()
-        put, facts = self.edited(model, source, prepared.genuine, targets, ctx)
+        put, facts = self.edited(model, self.made_on(model, ctx), prepared.genuine, targets, ctx)
         with model.reading(put):
             if not asks_inside(model):
                 raise CannotActError(f"{self.name}: what the defense serves was made before, and "

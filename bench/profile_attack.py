@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 
 import numpy as np
 
-from bench.attack import STRATA, Attack, ThreatModel, cuts, pick_targets
+from bench.attack import STRATA, Attack, ThreatModel, pick_targets, too_many
 from bench.context import Context
 from bench.data import Dataset, Floats, Interactions, Ints
 from bench.errors import InputError, PluginError
@@ -126,10 +126,9 @@ class ProfileAttack(Attack):
                 return (f"a nuke's low ratings are no dislikes to {model.name}: "
                         + ("it reads positives alone" if "dislikes" not in model.gives else
                            f"without a threshold {data.name} labels none"))
-        first, stop = cuts(data, self.stratum)
-        if self.targets > stop - first:
-            return (f"{self.targets} targets are more than the {stop - first} items of stratum "
-                    f"{self.stratum!r} on {data.name}")
+        reason = too_many(self.targets, self.stratum, data)
+        if reason is not None:
+            return reason
         if self.length and self.length < self.targets:
             return f"profiles of {self.length} items cannot hold {self.targets} targets"
         return None

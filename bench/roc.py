@@ -4,7 +4,6 @@ positive rate, with intervals."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -12,15 +11,6 @@ import numpy.typing as npt
 from bench.data import Floats, Ints
 
 RATES = (0.001, 0.01)  # CATALOGUE F7: what an attacker who must not be wrong achieves
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A rate with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def auc(members: Floats, others: Floats) -> float:

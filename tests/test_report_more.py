@@ -49,6 +49,8 @@ def test_the_worst_case_is_per_user_then_averaged(tmp_path: Path) -> None:
     for attack in (NONE, spec("odd", eps=0.5), spec("even", eps=0.5)):
         run.add(spec("BPR"), NONE, attack, BALL)
     run.add(spec("BPR"), NONE, spec("other", eps=9.0), {**EMBEDDING, "comparable": "another ball"})
+    for name in ("flips", "dropout"):  # trained apart: no worst case of one model
+        run.add(spec("BPR"), NONE, spec(name), {**BALL, "stage": "train-poison"})
     board, tables = boarded(run)
     (case,) = board.worst_cases["toy", "BPR", "none"]
     clean = board.entries[("toy", "BPR", "none"), "none"].value
@@ -127,6 +129,7 @@ def test_what_is_inferred_has_a_table_of_its_own(tmp_path: Path) -> None:
     assert table.rows[0][3].interval == "[0.6500, 0.7500]"
     assert "mia" not in " ".join(tables["accuracy"].headers)
     assert "attacked" not in tables  # it changes no recommendation
+    assert all(e.drop is None for (_, a), e in board.entries.items() if a == "mia")
     assert not board.tests() or all(t is not board.entries[
         ("toy", "BPR", "none"), "mia"].against_clean for t in board.tests())
     assert not [f for f in find(board) if f.code == "below-chance"]
