@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -24,9 +24,9 @@ class RandomisedResponse(Defense):
     positives R_u; adjacent are any two profiles of one user (the local model, δ = 0):
 
     - profile: all m bits of the 0/1 profile, each flipped with 1/(e^ε + 1) (Warner, JASA 1965).
-      A bit costs ε. A whole profile costs m ε; two profiles of at most k items differ in 2 k
-      bits, so that 2 k ε is what is quoted, and k random items of a larger profile are sent.
-      k 0 sends all and quotes nothing: see facts, profile_epsilon = m ε.
+      A bit costs ε. Of a larger profile k random items are sent, so that any two profiles differ
+      in at most min(2 k, m) bits; k 0 sends all, in which they differ in up to m. Quoted is the
+      smaller that holds, 2 k ε or m ε, and the accountant's line says which.
     - oue: one random item of R_u, one-hot, optimised unary encoding: 1 stays 1 with ½, 0 becomes 1
       with 1/(e^ε + 1). k-rr: the same item, or with probability (m − 1)/(e^ε + m − 1) another
       (Wang et al., USENIX Security 2017, both). A user answers once, so a profile costs ε.
@@ -58,6 +58,7 @@ class RandomisedResponse(Defense):
                                   low=0)
     unbias: bool = param(False, "thin rows until items stand in the proportions of their unbiased "
                          "counts (not in positives)")
+    catalogue: ClassVar[int | None] = None  # m, known once profiles were answered
 
     def __post_init__(self) -> None:
         if self.unbias and self.mode == "positives":
@@ -72,6 +73,8 @@ class RandomisedResponse(Defense):
         return None
 
     def clean(self, data: Dataset, ctx: Context) -> Dataset:
+        # m is public, and `spent`, which is not told it, needs it to quote the smaller bound
+        object.__setattr__(self, "catalogue", data.n_items)
         if self.mode == "positives":
             return data if math.isinf(self.answer_epsilon) else self._positives(data, ctx)
         rows = data.train.positives()
@@ -147,15 +150,23 @@ class RandomisedResponse(Defense):
         """ε of a user's whole profile; None where there is no such guarantee."""
         if self.mode == "positives" or math.isinf(self.answer_epsilon):
             return None
+        return self._answers(n_items)[0] * self.answer_epsilon
+
+    def _answers(self, n_items: int) -> tuple[int, str]:
+        """In how many answers two profiles of one user can differ, and the cost in words."""
         if self.mode != "profile":
-            return self.answer_epsilon
-        bits = min(n_items, 2 * self.max_interactions or n_items)
-        return bits * self.answer_epsilon
+            return 1, "ε of the one item answered"
+        sparse = 2 * self.max_interactions
+        if sparse and sparse < n_items:
+            return sparse, f"2 k ε for the k = {self.max_interactions} items sent at most"
+        return n_items, f"m ε for all m = {n_items} bits"
 
     def spent(self, fit: FitResult) -> dict[str, float]:
         if self.mode not in PROMISING or math.isinf(self.answer_epsilon) or fit.history:
             return {}
-        answers = 2 * self.max_interactions if self.mode == "profile" else 1
+        # before the catalogue is known, the bound that needs no m
+        most = self.catalogue or 2 * self.max_interactions
+        answers = self._answers(most)[0] if most or self.mode != "profile" else 0
         return {"epsilon": answers * self.answer_epsilon, "delta": 0.0} if answers else {}
 
     def facts(self, data: Dataset, cleaned: Dataset) -> dict[str, Any]:
@@ -166,7 +177,7 @@ class RandomisedResponse(Defense):
         true = int(np.isin(after, before).sum())
         return {"adjacency": "any two profiles of one user (local model)",
                 "accountant": "none: this mode promises no ε" if self.mode not in PROMISING
-                else "exact: pure ε, added up over answers",
+                else f"exact: pure ε, {self._answers(n)[1]}",
                 "answer_epsilon": self.answer_epsilon, "profile_epsilon": self.profile_epsilon(n),
                 "rows_before": len(before), "rows_after": len(after),
                 "true_rows_kept": true / max(len(before), 1),

@@ -160,6 +160,39 @@ def test_uncapped_profiles_and_looks_at_validation_quote_nothing():
     assert RandomisedResponse(answer_epsilon=math.inf).spent(FitResult()) == {}
 
 
+@pytest.mark.parametrize(("m", "k", "bits", "which"), [
+    (5, 2, 4, "2 k ε"), (4, 2, 4, "m ε"), (3, 2, 3, "m ε"), (5, 0, 5, "m ε"), (5, 9, 5, "m ε")])
+def test_the_smaller_of_the_guarantees_that_hold_is_quoted(m, k, bits, which):
+    """Exact: all pairs of profiles of a small catalogue, k random items of each being sent."""
+    e, (p, q) = 0.6, ldp.flip(0.6)
+    defense, data = RandomisedResponse(answer_epsilon=e, max_interactions=k), table([[0, 1]], m)
+    cleaned = defense.clean(data, Context(0))
+    laws = []
+    for x in itertools.product((0, 1), repeat=m):
+        items = [i for i in range(m) if x[i]]
+        kept = itertools.combinations(items, min(k or m, len(items)))
+        laws.append(mixed([bits_law(tuple(int(i in s) for i in range(m)), m, p, q)
+                           for s in kept]))
+    quoted = defense.spent(FitResult())
+    assert quoted == {"epsilon": pytest.approx(bits * e), "delta": 0.0}
+    assert largest_ratio(laws) == pytest.approx(quoted["epsilon"])
+    facts = defense.facts(data, cleaned)
+    assert facts["profile_epsilon"] == quoted["epsilon"]
+    assert facts["accountant"].startswith(f"exact: pure ε, {which}")
+    assert RandomisedResponse(answer_epsilon=e, max_interactions=k) == defense  # no parameter
+
+
+def test_what_is_quoted_is_the_cheaper_one_in_a_training_of_few_items():
+    from bench.models.base import build
+    from bench.models.pop import Pop
+
+    data = Blocks(users=40, items=32).load()
+    defense = RandomisedResponse(answer_epsilon=2.0, max_interactions=20)
+    for model in (BPRMF(dim=4, epochs=1, patience=0), Pop()):  # by gradients, and by counting
+        made = build(model, defense.clean(data, Context(0)), Context(0))
+        assert defense.spent(made.fit(defense, lambda event: None))["epsilon"] == 64.0
+
+
 def test_the_quote_reaches_a_training_without_early_stopping():
     from bench.models.base import build
 
