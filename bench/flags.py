@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,11 @@ BALL = ("eps", "relative", "norm", "tables")  # equal for attacks in the same ba
 # the attack that every other in its ball must beat
 CONTROLS = {"noise": BALL,
             "feature-noise": ("eps", "relative", "norm", "targets", "stratum", "goal")}
+# those that every attack of the same budget must beat, if it may make the same changes of a
+# history (None: it has none); to append is to insert at the end
+BLIND: dict[str, frozenset[str] | None] = {
+    "append-items": frozenset({"append", "insert"}), "replace-last": frozenset({"substitute"}),
+    "random-substitution": frozenset({"substitute"}), "random-profiles": None}
 TIES = 0.01
 PRIVACY_TOLERANCE = 0.01
 
@@ -42,8 +47,8 @@ class Flag:
 
 
 EXPLAINED = {
-    "weaker-than-noise": "the attack is no stronger than noise of the same size: it found "
-                         "nothing, or is broken",
+    "weaker-than-noise": "the attack is no stronger than its control, which is noise, edits or "
+                         "profiles at random, of the same size: it found nothing, or is broken",
     "pgd-weaker-than-fgsm": "PGD does less harm than one FGSM step in the same ball: look for "
                             "gradient masking or a bad step size (both climb the loss, so small "
                             "inversions of a ranking metric can occur)",
@@ -132,18 +137,50 @@ def _by_goal(board: Board, e: Entry, other: Entry) -> tuple[str, float, float, b
     return None
 
 
-def weaker_than_noise(board: Board) -> Iterator[Flag]:
-    """An attack on vectors leaves accuracy, or one on features its targets, where noise of the
-    same size leaves them, or better off."""
+def _controlled(board: Board) -> Iterator[tuple[Entry, Entry]]:
+    """(entry, a control of the same budget in the same row) for all that have one."""
     for control, keys in CONTROLS.items():
-        for e, noise in _same_ball(board, control, keys):
-            found = _by_goal(board, e, noise)
-            if found is None:
-                continue
-            name, mine, by_noise, more_is_harm = found
-            if mine <= by_noise if more_is_harm else mine >= by_noise:
-                yield Flag("weaker-than-noise", e.row, e.attack,
-                           f"{name}{mine:.4g} against {by_noise:.4g}")
+        yield from _same_ball(board, control, keys)
+    blind = [e for e in _ran(board) if e.first.attack.name in BLIND]
+    for e in _ran(board):
+        if e.first.attack.name not in BLIND:
+            yield from ((e, other) for other in blind if _same_budget(e, other))
+
+
+def _same_budget(e: Entry, blind: Entry) -> bool:
+    """Whether an attack could have done what the blind one did, and knows no less."""
+    mine, its = e.first.threat, blind.first.threat
+    changes = BLIND[blind.first.attack.name]
+    knowing = its.get("knowledge") != "none" and bool(blind.first.attack.params.get("adaptive"))
+    return (e.row == blind.row and bool(mine.get("comparable"))
+            and all(mine.get(key) == its.get(key) for key in ("stage", "goal", "comparable"))
+            and (changes is None or bool(changes & changes_of(mine)))
+            and (not knowing or bool(e.first.attack.params.get("adaptive"))))
+
+
+def changes_of(threat: Mapping[str, Any]) -> frozenset[str]:
+    """The changes of a history that an attack may make, as its budget ends with them."""
+    after = str(threat.get("budget", "")).removeprefix(str(threat.get("comparable")))
+    found = re.match(r" \(([a-z, ]+)\)", after)
+    return frozenset(found[1].split(", ")) if found else frozenset()
+
+
+def weaker_than_noise(board: Board) -> Iterator[Flag]:
+    """An attack on vectors, histories or the data leaves accuracy, or its targets, where its
+    strongest control of the same size leaves them, or better off. Nothing is said where both
+    leave 0: the metric cannot tell them apart."""
+    worst: dict[int, tuple[float, Flag]] = {}
+    for e, control in _controlled(board):
+        found = _by_goal(board, e, control)
+        if found is None:
+            continue
+        name, mine, its, more_is_harm = found
+        short = its - mine if more_is_harm else mine - its
+        if short >= 0 and not mine == its == 0 and short >= worst.get(id(e), (0.0,))[0]:
+            worst[id(e)] = short, Flag(
+                "weaker-than-noise", e.row, e.attack,
+                f"{name}{mine:.4g} against {its:.4g} by {control.attack}")
+    yield from (flag for _, flag in worst.values())
 
 
 def pgd_weaker_than_fgsm(board: Board) -> Iterator[Flag]:

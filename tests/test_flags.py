@@ -149,6 +149,109 @@ def test_attacks_on_features_are_held_to_noise_as_well(tmp_path: Path, lift: flo
         [made["label"]] if fires else [])
 
 
+def one_budget(*made: tuple[dict[str, Any], dict[str, Any]]) -> Make:
+    """Attacks, each with a threat model of its own."""
+    def add(run: SyntheticRun) -> None:
+        run.add(spec("BPR"), NONE, NONE)
+        for attack, threat in made:
+            run.add(spec("BPR"), NONE, attack, threat)
+    return add
+
+
+def profiles(name: str, goal: str = "push", comparable: str = "1 %, 20 items", **params: Any
+             ) -> tuple[dict[str, Any], dict[str, Any]]:
+    return (spec(name, **{"adaptive": False, **params}),
+            {**PROFILES, "goal": goal, "comparable": comparable})
+
+
+@pytest.mark.parametrize(("goal", "lift", "fires"), [
+    ("push", 0.01, True), ("push", 0.02, True), ("push", 0.03, False),
+    ("nuke", 0.03, True), ("nuke", 0.01, False)])
+def test_profiles_are_held_to_random_ones(tmp_path: Path, goal: str, lift: float,
+                                          fires: bool) -> None:
+    made = profiles("bandwagon-profiles", goal)
+    found = board(tmp_path, one_budget(profiles("random-profiles", goal), made),
+                  lift=lambda m, d, a: lift if "band" in a else 0.02)
+    assert [f.attack for f in fired(found, "weaker-than-noise")] == (
+        [made[0]["label"]] if fires else [])
+    assert all("random-profiles" in f.detail for f in fired(found, "weaker-than-noise"))
+
+
+def test_profiles_of_another_budget_or_of_one_who_knows_more_are_no_control(
+        tmp_path: Path) -> None:
+    lift = lambda m, d, a: 0.01 if "band" in a else 0.02  # noqa: E731
+    made = profiles("bandwagon-profiles")
+    for n, other in enumerate((profiles("random-profiles", comparable="3 %, 20 items"),
+                               profiles("random-profiles", adaptive=True))):
+        found = board(tmp_path / str(n), one_budget(other, made), lift=lift)
+        assert not fired(found, "weaker-than-noise")
+    knowing = profiles("bandwagon-profiles", adaptive=True)  # knows more, and does less
+    found = board(tmp_path / "c", one_budget(profiles("random-profiles"), knowing), lift=lift)
+    assert [f.attack for f in fired(found, "weaker-than-noise")] == [knowing[0]["label"]]
+
+
+def test_where_neither_reaches_a_list_nothing_is_said_of_either(tmp_path: Path) -> None:
+    """The clean exposure of the targets is 0.05."""
+    found = board(tmp_path, one_budget(profiles("random-profiles"), profiles("popular-profiles")),
+                  seeds=(0,), lift=lambda m, d, a: -0.05)
+    assert fired(found, "exposure-floor")
+    assert not fired(found, "weaker-than-noise")
+
+
+def edits(name: str, changes: str, knowledge: str = "white", comparable: str = "untargeted, 2 "
+          "edits of a history", **params: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    return (spec(name, **{"adaptive": True, **params}),
+            {"stage": "test-input", "knowledge": knowledge, "goal": "untargeted",
+             "realisable": True, "comparable": comparable, "changes": changes})
+
+
+APPENDED = edits("append-items", "append", "none")
+REPLACED = edits("replace-last", "substitute", "none")
+RANDOM = edits("random-substitution", "substitute")
+
+
+@pytest.mark.parametrize(("control", "attack", "loss", "fires"), [
+    (APPENDED, edits("pollution", "append"), 0.1, True),
+    (APPENDED, edits("pollution", "append"), 0.3, False),
+    (APPENDED, edits("mine", "insert, delete"), 0.1, True),  # to append is to insert at the end
+    (APPENDED, edits("substitution", "substitute"), 0.1, False),  # cannot do what it did
+    (REPLACED, edits("substitution", "substitute"), 0.1, True),
+    (REPLACED, edits("pollution", "append"), 0.1, False),
+    (REPLACED, edits("substitution", "substitute", adaptive=False), 0.1, True),
+    (RANDOM, edits("substitution", "substitute"), 0.1, True),
+    (RANDOM, edits("substitution", "substitute"), 0.3, False),
+    (RANDOM, edits("substitution", "substitute", adaptive=False), 0.1, False),  # knows less
+    (RANDOM, edits("substitution", "substitute", comparable="other"), 0.1, False),
+    (APPENDED, RANDOM, 0.1, False), (REPLACED, RANDOM, 0.1, False)])  # controls both
+def test_edits_of_histories_are_held_to_blind_ones(
+        tmp_path: Path, control: tuple[Any, Any], attack: tuple[Any, Any], loss: float,
+        fires: bool) -> None:
+    name = control[0]["name"]
+    found = board(tmp_path, one_budget(control, attack),
+                  loss=lambda m, d, a: 0.2 if a.startswith(name) else loss)
+    for entry in found.entries.values():
+        for cell in entry.cells.values():
+            threat: Any = cell.threat  # the made-up run has a budget of its own
+            threat["budget"] = f"{threat.get('comparable')} ({threat.get('changes')})"
+    assert [f.attack for f in fired(found, "weaker-than-noise")] == (
+        [attack[0]["label"]] if fires else [])
+
+
+def test_budgets_in_the_flags_are_those_that_attacks_print() -> None:
+    from bench.registry import Registry
+
+    made: dict[str, Any] = {name: Registry().get("attacks", name)
+                            for name in (*flags.BLIND, "pollution", "substitution")}
+    for name, cls in made.items():
+        threat = {"stage": cls().threat_model().stage, "budget": cls().budget_text(),
+                  "comparable": cls().comparable()}
+        if name == "random-profiles":
+            assert threat["stage"] == "train-poison"
+        else:
+            assert threat["stage"] == "test-input"
+            assert flags.changes_of(threat) == set(cls.changes)
+
+
 def test_what_only_reads_is_held_to_no_change_of_accuracy(tmp_path: Path) -> None:
     reads = {"stage": "output-query", "knowledge": "black", "goal": "infer", "realisable": True}
     found = board(tmp_path, attacks(spec("mia", steps=5), spec("mia", steps=9), threat=reads),
