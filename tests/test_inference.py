@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -214,6 +216,7 @@ def test_a_model_without_histories_cannot_fold_in(data: Dataset) -> None:
     reason = ShadowUserMembership(serving="fold-in").unfit(OVERFIT, data)
     assert reason is not None
     assert "cannot serve" in reason
+    assert "reads: released" in reason
 
 
 @pytest.mark.parametrize("mode", ["oue", "k-rr"])
@@ -292,6 +295,100 @@ def test_scores_of_what_is_released_read_no_row_of_a_user(data: Dataset) -> None
     took = np.zeros_like(made, bool)
     took[data.train.users, data.train.items] = True
     assert made[took].mean() > made[~took].mean() + made.std()
+
+
+BY_VECTORS = ShadowUserMembership(held_out=0.6, reads="released")
+
+
+@pytest.fixture(scope="module")
+def many() -> Dataset:
+    return Blocks(users=200, items=120, length=20).load()
+
+
+def test_item_vectors_alone_tell_which_users_were_trained_on(many: Dataset) -> None:
+    """Without privacy they do, and whoever promised ε 1 would be found out; of vectors that were
+    never trained nothing can be read."""
+    found = attack(BY_VECTORS, OVERFIT, many)
+    assert found["mia-auc-low"] > 0.9
+    assert found["mia-epsilon"] > 1.0
+    frozen = dataclasses.replace(OVERFIT, epochs=1, learning_rate=1e-12)
+    still = attack(BY_VECTORS, frozen, many)
+    assert still["mia-auc-low"] <= 0.5 <= still["mia-auc-high"]
+    assert still["mia-epsilon"] == 0.0
+
+
+@pytest.mark.parametrize("name", ["dp-sgd", "sparse-dp-sgd", "dpals"])
+def test_central_privacy_bounds_membership_of_whole_users(many: Dataset, name: str) -> None:
+    """TPR ≤ e^ε FPR + δ, of whole users: what the promise of these is about."""
+    victim: Any = BPRMF(dim=16, epochs=15, batch_size=512, learning_rate=0.03, patience=0)
+    defense: Any = NoDefense()
+    if name == "dpals":
+        victim = Registry().make("models", {"name": "dpals", "params": {"epsilon": 0.2}})
+    else:
+        defense = Registry().make("defenses", {"name": name, "params": {
+            "epsilon": 0.2, "sample_rate": 0.2, "accountant": "rdp"}})
+    assert BY_VECTORS.unfit(victim, many) is None
+    found = attack(BY_VECTORS, victim, many, defense)
+    for rate in (0.001, 0.01):
+        low = found[f"mia-tpr@{100 * rate:g}%fpr-low"]
+        assert low <= math.exp(0.2) * highest_fpr(rate, 60) + 1e-5
+    assert found["mia-auc-low"] <= 0.5 + 0.05
+    assert found["mia-epsilon"] <= 0.2
+
+
+class Liar(DpSgd):
+    """Says what it spends and adds no noise."""
+
+    name = "liar"
+
+    def wrap(self, loop: Any) -> Any:
+        run = super().wrap(loop)
+        run.__self__.noise_like = lambda key, p: p.new_zeros(p.shape)
+        return run
+
+
+def test_a_promise_about_users_that_is_not_kept_is_flagged(many: Dataset, tmp_path: Path) -> None:
+    from synthetic_run import SyntheticRun, spec
+
+    from bench._cells import load
+    from bench.flags import find
+    from bench.leaderboard import build as built
+
+    victim = BPRMF(dim=32, epochs=40, batch_size=256, learning_rate=0.05, patience=0)
+    threat = {**dataclasses.asdict(BY_VECTORS.threat_model())}
+    for cls, broken in ((DpSgd, False), (Liar, True)):
+        defense = cls(epsilon=1.0, sample_rate=0.5, clip=100.0, accountant="rdp")
+        ctx = context(many, victim, defense)
+        prepared = prepare(many, BY_VECTORS, defense, ctx)
+        model = build(victim, prepared.train, Context(0))
+        fit = model.fit(defense, lambda event: None)
+        with under_attack(BY_VECTORS, model, prepared, ctx) as struck:
+            privacy = {**struck.privacy, **defense.spent(fit)}
+            facts = {**struck.facts, "training": fit.notes}
+        assert privacy["epsilon"] <= 1.0
+        run = SyntheticRun(tmp_path / cls.name, users=30, seeds=(0,))
+        run.add(spec("bprmf"), spec(cls.name, epsilon=1.0), spec("none"))
+        run.add(spec("bprmf"), spec(cls.name, epsilon=1.0), spec("shadow-user-membership"),
+                threat, facts=facts, privacy=privacy)
+        fired = [f for f in find(built(load(run.finish()), draws=20)) if f.code == "dp-bound"]
+        assert bool(fired) is broken, privacy
+
+
+def test_item_vectors_are_judged_without_any_row_of_a_user(many: Dataset) -> None:
+    ctx = context(many, OVERFIT)
+    prepared = prepare(many, BY_VECTORS, NoDefense(), ctx)
+    model = trained(OVERFIT, prepared.train)
+    with under_attack(BY_VECTORS, model, prepared, ctx) as struck:
+        one, facts = struck.privacy, struck.facts
+    with torch.no_grad():
+        next(t for t in model.tables().values() if t.role == "user").weight.normal_()
+    with under_attack(BY_VECTORS, model, prepared, ctx) as struck:
+        assert struck.privacy == one
+    assert facts["members"] == facts["non_members"] == 60
+    assert facts["exchangeable"]
+    assert BY_VECTORS.threat_model().knowledge == "white"
+    reason = BY_VECTORS.unfit(Registry().make("models", {"name": "EASE", "params": {}}), many)
+    assert "no vectors of items" in (reason or "")
 
 
 def test_lists_hold_nothing_that_the_user_took(data: Dataset) -> None:
