@@ -37,7 +37,8 @@ class ShadowUserMembership(UserMembership):
     that nothing of theirs is read: the classifier sees how well the item vectors alone explain a
     history (`bench.serving.released_scores`; this feature is ours, as lists made anew tell
     little). Users are in or out by a draw in which no history has a part. Nothing but membership
-    tells them apart then, so that TPR ≤ e^ε FPR + δ must hold (the flag dp-bound).
+    tells them apart then, so that TPR ≤ e^ε FPR + δ must hold (the flag dp-bound). Of models
+    without a row per user (MultiVAE, SASRec) the lists of `serving: fold-in` are covered as well.
 
     Knowledge: black: lists, histories of the judged users, and users of the attacker's own, who
     are in no training of the attacked model; the shadow is of the attacked model's kind, with its
@@ -86,6 +87,8 @@ class ShadowUserMembership(UserMembership):
     def strike(self, model: Recommender, prepared: Prepared, ctx: Context) -> Iterator[Struck]:
         if self.reads == "own":
             with super().strike(model, prepared, ctx) as struck:
+                if self.serving == "fold-in" and not _own_rows(model):
+                    struck.facts["reads"] = "released"  # no list is made with anything else
                 yield struck
             return
         with model.evaluating(), ctx.seeded(self.name):
@@ -162,6 +165,16 @@ class ShadowUserMembership(UserMembership):
     @classmethod
     def test_params(cls) -> dict[str, object]:
         return {"held_out": 0.5, "dim": 8, "k": 5}
+
+
+def _own_rows(model: Recommender) -> bool:
+    """Whether users have rows of their own in the model: if not, a list follows from what is
+    released and from the history, which the attacker knows."""
+    from bench.models.base import TorchRecommender, innermost
+
+    bare = innermost(model)
+    return not isinstance(bare, TorchRecommender) or any(
+        t.role == "user" for t in bare.tables().values())
 
 
 def _took(data: Dataset, users: Ints) -> list[Ints]:

@@ -374,6 +374,23 @@ def test_a_promise_about_users_that_is_not_kept_is_flagged(many: Dataset, tmp_pa
         assert bool(fired) is broken, privacy
 
 
+@pytest.mark.parametrize(("name", "covered"), [("MultiVAE", True), ("SASRec", True),
+                                               ("EASE", False)])
+def test_lists_of_models_without_users_rows_are_made_of_what_is_released(
+        name: str, covered: bool) -> None:
+    """EASE releases nothing by steps that could be noised; what it is no promise covers."""
+    small = Blocks(users=60, items=40, length=12).load()
+    settings = {"epochs": 1, "patience": 0} if covered else {}
+    plugin: Any = Registry().make("models", {"name": name, "params": settings})
+    for serving in ("fold-in", "popular"):
+        made = ShadowUserMembership(held_out=0.5, dim=8, k=5, serving=serving)
+        ctx = context(small, plugin)
+        prepared = prepare(small, made, NoDefense(), ctx)
+        with under_attack(made, trained(plugin, prepared.train), prepared, ctx) as struck:
+            assert struck.facts["reads"] == (
+                "released" if covered and serving == "fold-in" else "own")
+
+
 def test_item_vectors_are_judged_without_any_row_of_a_user(many: Dataset) -> None:
     ctx = context(many, OVERFIT)
     prepared = prepare(many, BY_VECTORS, NoDefense(), ctx)
