@@ -4,7 +4,7 @@ every attack, what detectors found, what was inferred, and what it all cost."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench._board_view import (
@@ -132,9 +132,9 @@ DETECTION = (("flagged", "flagged"), ("precision", "precision"), ("recall", "rec
 
 def detection(b: Builder, dataset: str) -> Table | None:
     """What detectors found, by the attack that injected the fakes."""
-    rows = []
+    rows, weighs = [], dict[str, None]()
     for (row, attack), e in b.board.entries.items():
-        facts = [c.facts.get("defense") or {} for c in e.ok.values()]
+        facts = [_detected(c.facts) for c in e.ok.values()]
         if row[0] != dataset or not facts or not any("recall" in f for f in facts):
             continue
         if attack != "none" and e.first.threat.get("stage") not in POISONING:
@@ -143,13 +143,25 @@ def detection(b: Builder, dataset: str) -> Table | None:
         views[-1] = View(views[-1].text, full=attack, flags=b.codes(row, attack, ("met-before",)))
         views += [_mean([f.get(key) for f in facts]) for _, key in DETECTION]
         rows.append([*views, _worst_group(facts)])
+        for f in facts:
+            if f.get("taken_for_fakes"):
+                weighs[f"{e.first.defense.name} weighs users and leaves nobody out: flagged are "
+                       f"those it takes for fakes, {f['taken_for_fakes']}"] = None
     if not rows:
         return None
     return Table(f"{b.short['dataset'][dataset]}: what the detectors flagged",
                  ["model", "defense", "attack", *(name for name, _ in DETECTION),
                   "worst group flagged"], rows, fixed=3, numeric_from=3, kind="detection",
                  notes=["genuine flagged: share of genuine users taken for fakes; the last column "
-                        "names the group of users it hits most, and its share"])
+                        "names the group of users it hits most, and its share", *weighs])
+
+
+def _detected(facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a detector found: before the training, or, who learns whom to trust, in it."""
+    own: Mapping[str, Any] = facts.get("defense") or {}
+    learned = [f for f in (facts.get("training") or {}).values()
+               if isinstance(f, dict) and "recall" in f]
+    return learned[0] if "recall" not in own and learned else own
 
 
 def _worst_group(facts: Sequence[Any]) -> View:

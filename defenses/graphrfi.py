@@ -198,6 +198,8 @@ class _Weighted:
         self.loop.notes["graphrfi"] = {
             "mean_weight": float(1 - self.hyper.strength * received.mean()),
             "own_fakes": int(own.sum()), "own_auc": auc(fake, own),
+            # the forest's own decision, and where it halves what a user can lose of the weight
+            "taken_for_fakes": f"P(fake) above ½, a weight below {1 - self.hyper.strength / 2:g}",
             **report(data, received > 0.5, received)}
 
 

@@ -524,6 +524,26 @@ def test_own_fakes_lose_their_weight(blocks):
     assert notes["own_fakes"] == int(own.sum())
 
 
+def test_who_loses_more_than_half_of_the_weight_it_can_lose_is_taken_for_a_fake(blocks):
+    """Counted by hand, with the truth that the training does not see."""
+    made = Registry().make("attacks", {"name": "random-profiles",
+                                       "params": {"budget": 0.2, "length": 15}})
+    poisoned = made.poison(blocks, CTX)
+    run, _ = weighted(poisoned, train_budget=0.3, steps=100, strength=0.8)
+    for epoch in (1, 2, 3):
+        run.run_epoch(epoch)
+    notes, weight = run.loop.notes["graphrfi"], run.weight[:poisoned.n_users].numpy()
+    taken, fake = weight < 1 - 0.8 / 2, np.arange(poisoned.n_users) >= poisoned.n_genuine
+    assert 0 < taken.sum() < poisoned.n_users
+    assert notes["flagged"] == taken.sum()
+    assert notes["precision"] == pytest.approx((taken & fake).sum() / taken.sum())
+    assert notes["recall"] == pytest.approx((taken & fake).sum() / fake.sum())
+    assert notes["false_positives"] == pytest.approx(taken[~fake].mean())
+    pairs = [(f < g) + 0.5 * (f == g) for f in weight[fake] for g in weight[~fake]]
+    assert notes["auc"] == pytest.approx(np.mean(pairs), abs=1e-3)
+    assert notes["taken_for_fakes"] == "P(fake) above ½, a weight below 0.6"
+
+
 @pytest.mark.parametrize("patience", [0, 1])
 def test_no_epoch_without_weights_is_kept(blocks, patience):
     """A validation score that only falls would otherwise keep the first, where all count 1."""

@@ -158,6 +158,31 @@ def test_detectors_and_costs_have_tables(tmp_path: Path) -> None:
     assert [view.text for view in cost[3:]] == ["0.5", "0", "12.5", "512"]
 
 
+def test_who_weighs_users_stands_among_the_detectors(tmp_path: Path) -> None:
+    """Its figures are of the training, as the forest is learned there; and nobody is left out."""
+    said = {"flagged": 7, "precision": 0.5, "recall": 0.25, "auc": 0.9, "false_positives": 0.01,
+            "false_positives_by_group": {"gender=F": 0.03, "gender=M": 0.01},
+            "taken_for_fakes": "P(fake) above ½, so that they count less than half"}
+    run = SyntheticRun(tmp_path)
+    run.add(spec("BPR"), spec("graphrfi"), NONE, facts={"training": {"graphrfi": said}})
+    run.add(spec("BPR"), spec("graphrfi"), spec("random-profiles"), PROFILES, facts={
+        "training": {"graphrfi": said}, "defense": {"trained_on_evaluated_attack": True}})
+    run.add(spec("BPR"), spec("pca-filter"), spec("random-profiles"), PROFILES,
+            facts={"defense": {**said, "taken_for_fakes": None}, "training": {"dp": {"steps": 3}}})
+    run.add(spec("BPR"), spec("dp-sgd"), NONE, facts={"training": {"dp": {"steps": 3}}})
+    _, tables = boarded(run)
+    clean, attacked, filtered = tables["detection"].rows
+    assert [row[1].text for row in (clean, attacked, filtered)] == ["graphrfi", "graphrfi",
+                                                                    "pca-filter"]
+    assert [v.text for v in attacked[3:]] == ["7", "0.5", "0.25", "0.9", "0.01",
+                                              "gender=F: 0.030"]
+    assert attacked[2].flags == ("met-before",)
+    weighs = [n for n in tables["detection"].notes if "graphrfi" in n]
+    assert len(weighs) == 1
+    assert "weighs users and leaves nobody out" in weighs[0]
+    assert "P(fake) above ½" in weighs[0]
+
+
 def test_what_a_promise_is_between_is_in_the_report(tmp_path: Path) -> None:
     run = SyntheticRun(tmp_path)
     for name, text in (("dp-sgd", "one user's whole history"), ("randomised-response", "one bit")):
