@@ -129,7 +129,7 @@ class Rounds:
         bad = [malicious[u] for u in stay.tolist() if u in malicious]
         self.aggregator.begin(clients.tolist(), stay.tolist())
         honest = honest.sort().values  # rows are sorted by user
-        learned = self._honest(rows, honest, epoch)
+        learned = self._honest(rows, honest, epoch, len(stay))
         if self.intruder is not None and bad:
             self._malicious(self.intruder, bad)
         total = self.aggregator.total() if len(stay) else None
@@ -143,10 +143,12 @@ class Rounds:
         self.loop.samples += learned.rows
         return learned.loss, learned.rows
 
-    def _honest(self, rows: UserRows, users: Tensor, epoch: int) -> _Learned:
-        """Let these clients, in the order of their numbers, learn and upload."""
+    def _honest(self, rows: UserRows, users: Tensor, epoch: int, uploading: int) -> _Learned:
+        """Let these clients, in the order of their numbers, learn and upload; `uploading` of all,
+        malicious ones included, do so in this round."""
         if not len(users):
-            return _Learned(0.0, 0, {}, 1.0, 1.0)
+            over = float(uploading) if self.hyper.weights == "equal" and uploading else 1.0
+            return _Learned(0.0, 0, {}, over, over)
         batch, counts = rows.take(users, self.number, 1 << 30)
         if self.way is None:
             self.way, self.facts["clients_computed"] = choose(self.model, self.where, batch,
@@ -171,12 +173,14 @@ class Rounds:
                     for key, value in made.own.items():
                         own.setdefault(key, []).append(value)
         return _Learned(loss, int(counts.sum()), {k: torch.cat(v) for k, v in own.items()},
-                        self._over(counts), self._over(sizes))
+                        self._over(counts, uploading), self._over(sizes, uploading))
 
-    def _over(self, counts: Tensor) -> float:
-        """What the sum over clients, of so many rows each, is divided by."""
+    def _over(self, counts: Tensor, uploading: int) -> float:
+        """What the sum over clients is divided by, who have so many rows each. A server that
+        cannot tell counts every client; rows are counted as reported, by malicious clients none.
+        """
         if self.hyper.weights == "equal":
-            return float(len(counts))
+            return float(uploading)
         return 1.0 if self.model.sums_loss else float(counts.sum())
 
     def _weighed(self, made: Uploads, counts: Tensor) -> Uploads:

@@ -24,12 +24,13 @@ class Federated(Defense):
     parameters; its own row of user tables, and its own bias, never leave it. Each uploaded row of
     an item, and each other parameter as a whole, is shortened to norm `clip`. The server steps
     with the model's own optimiser on Σ g_u / Σ n_u, n_u the rows of u (where the model sums its
-    loss: Σ g_u; with `weights: equal` the mean of g_u / n_u); a client moves its own row by the
-    same optimiser, with a memory of its own. local_steps 1 is FedSGD: all clients in a round and
-    no clip are plain full-batch training. More is FedAvg: a client descends `local_steps` times on
-    its own copy, of shared parameters and of its own row, and uploads the way w − w_u, which the
-    server takes for a gradient, n_u (w − w_u) / local_rate (Reddi et al., ICLR 2021; with sgd of
-    the same rate it is the weighted average of the clients' parameters).
+    loss: Σ g_u; with `weights: equal` the mean of g_u / n_u over all who uploaded; a malicious
+    client counts as any other there, and reports no row where rows count); a client moves its own
+    row by the same optimiser, with a memory of its own. local_steps 1 is FedSGD: all clients in a
+    round and no clip are plain full-batch training. More is FedAvg: a client descends `local_steps`
+    times on its own copy, of shared parameters and of its own row, and uploads the way w − w_u,
+    which the server takes for a gradient, n_u (w − w_u) / local_rate (Reddi et al., ICLR 2021; with
+    sgd of the same rate it is the weighted average of the clients' parameters).
 
     Robust aggregation: coordinate-wise median and trimmed mean (Yin et al., ICML 2018) and
     multi-Krum (Blanchard et al., NeurIPS 2017), each scaled back to the size of the sum. An item's

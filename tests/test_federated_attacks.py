@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bench import _federation as fed
 from bench import dp
 from bench._federation import Layout, Scorer
 from bench._rounds import Rounds
@@ -316,6 +317,33 @@ def test_writing_into_what_was_sent_changes_nothing(data, monkeypatch):
             made.run_epoch(1)
     for key in ("items.weight", "bias"):  # empty uploads: the honest clients' model
         assert torch.allclose(attacked.model.state()[key], clean.model.state()[key], atol=1e-6)
+
+
+@pytest.mark.parametrize("secure", ["none", "masks"])
+@pytest.mark.parametrize("honest", [True, False])
+def test_a_mean_over_clients_counts_the_malicious_ones(data, honest, secure, monkeypatch):
+    """Brute force: 40 clients who learn and 10 who upload the same row; the server, who cannot
+    tell them apart, divides the sum by 50. A round of malicious clients alone is divided too."""
+    row = torch.zeros(32, 6)
+    row[3] = 0.4
+    monkeypatch.setitem(globals(), "LOUD", lambda sent: {"items.weight": row.clone()})
+    plugin = BPRMF(dim=6, init_std=0.5, optimizer="sgd", learning_rate=0.5)
+    attack = Loud(budget=0.25)
+    made, start = (engine(attack, data, plugin, clients=0, weights="equal", secure=secure)
+                   for _ in range(2))
+    rows, who = dp.UserRows(made.model, 1), torch.arange(0 if honest else 40, 50)
+    made.round(rows, who, 1)
+    total, before = 10 * row, start.model.module
+    if honest:
+        batch, counts = rows.take(torch.arange(40), 1, 99)
+        ups = list(fed.one_by_one(start.model, start.where, batch, counts, fed.Local()))
+        total = total + sum(u.shared["items.weight"][0] / n for u, n in zip(ups, counts,
+                                                                            strict=True))
+        own = torch.cat([u.own["users.weight"] for u in ups]) / counts[:, None]
+        assert torch.allclose(made.model.module.users.weight[:40],
+                              before.users.weight[:40] - 0.5 * own / 50, atol=1e-5)
+    assert torch.allclose(made.model.module.items.weight,
+                          before.items.weight - 0.5 * total / len(who), atol=1e-5)
 
 
 def test_malicious_clients_take_part_as_others_do(data):
