@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
@@ -18,11 +19,13 @@ class IndirectNukeProfiles(ProfileAttack):
     items most often liked together with the targets, by Σ_t c_it / √(pop_i pop_t). A share
     `selected` of each profile is competitors, drawn at random among them, at the highest rating;
     the rest are rows of one genuine user who took a target (of any user, where none did), so
-    that the fakes stand where the targets' audience stands. The demotion of Yang, Gong and Cai,
-    "Fake Co-visitation Injection Attacks to Recommender Systems", NDSS 2017, in fake profiles.
+    that the fakes stand where the targets' audience stands; where they do not fill the profile,
+    those of the next such user follow, and after all of them items at random. The demotion of
+    Yang, Gong and Cai, "Fake Co-visitation Injection Attacks to Recommender Systems", NDSS 2017,
+    in fake profiles.
 
-    Budget: round(budget · genuine users) fakes, at most `length` items each; no profile holds a
-    target. Knowledge: the genuine train rows.
+    Budget: round(budget · genuine users) fakes, `length` items each, or all that are no target
+    where those are fewer; no profile holds a target. Knowledge: the genuine train rows.
 
     Args:
         budget, length: number and size of the profiles.
@@ -46,7 +49,7 @@ class IndirectNukeProfiles(ProfileAttack):
 
     def profiles(self, data: Dataset, targets: Ints, lengths: Ints,
                  ctx: Context) -> list[Profile]:
-        from bench.profiles import co_liking, joined, ranked, ratings_of
+        from bench.profiles import co_liking, joined, ranked, ratings_of, uniform_items
 
         rated, made = ratings_of(data), []
         rivals = ranked(data, co_liking(data, targets), targets)[:self.competitors]
@@ -55,9 +58,23 @@ class IndirectNukeProfiles(ProfileAttack):
         for fake, length in enumerate(lengths):
             rng = ctx.stream("competitors", fake)
             liked = rng.permutation(rivals)[:max(1, round(self.selected * int(length)))]
-            rows = data.train[data.train.users == rng.choice(users)]
-            free = rng.permutation(np.flatnonzero(~np.isin(rows.items, [*targets, *liked])))
-            free = free[:int(length) - len(liked)]
-            copied = None if rows.ratings is None else rows.ratings[free]
-            made.append(joined((liked, rated.best(liked)), (rows.items[free], copied)))
+            parts, has = [(liked, rated.best(liked))], [*targets, *liked]
+            first = rng.choice(users)
+            left = int(length) - len(liked)
+            for user in self._asked(first, users, rng):
+                rows = data.train[data.train.users == user]
+                free = rng.permutation(np.flatnonzero(~np.isin(rows.items, has)))[:left]
+                parts.append((rows.items[free],
+                              None if rows.ratings is None else rows.ratings[free]))
+                has += rows.items[free].tolist()
+                left -= len(free)
+                if not left:
+                    break
+            rest = uniform_items(data, left, np.array(has), ctx, fake)
+            made.append(joined(*parts, (rest, rated.overall(rest, ctx, fake))))
         return made
+
+    def _asked(self, first: int, users: Ints, rng: np.random.Generator) -> Iterator[int]:
+        """Whose rows are copied, one after the other; drawn only where the first's do not do."""
+        yield first
+        yield from (u for u in rng.permutation(users).tolist() if u != first)

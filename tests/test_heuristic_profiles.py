@@ -461,7 +461,37 @@ def test_an_indirect_nuke_pushes_the_competitors(tiny: Dataset) -> None:
         new, rest = rows[:5], rows[5:]
         assert np.isin(new.items, rivals).all()
         assert (new.ratings == 5).all()
-        assert any(set(zip(rest.items, rest.ratings)) <= set(zip(own.items, own.ratings))
-                   for own in (tiny.train[tiny.train.users == u] for u in audience))
+        copied, pairs = set(zip(rest.items, rest.ratings)), [
+            {(i, r) for i, r in zip(own.items, own.ratings) if i not in [*targets, *new.items]}
+            for own in (tiny.train[tiny.train.users == u] for u in audience)]
+        assert any(copied <= own or own <= copied for own in pairs)  # as much of one as there is
+        assert copied <= set().union(*pairs)
     nobody = tiny.replace(train=tiny.train[~np.isin(tiny.train.items, targets)])
     assert len(fakes(attack.poison(nobody, Context(0)))) == 8
+
+
+@pytest.mark.parametrize("rated", [True, False])
+@pytest.mark.parametrize("length", [10, 30, 38])
+def test_an_indirect_nuke_fills_its_profiles(tiny: Dataset, length: int, rated: bool) -> None:
+    """One user's rows, the next users' where those end, and the rest of the catalogue: as long as
+    the budget says, where 38 of the 40 items are no target."""
+    base = tiny if rated else implicit(tiny)
+    attack = IndirectNukeProfiles(budget=0.2, length=length, targets=2, competitors=8,
+                                  selected=0.1, stratum="head")
+    targets, liked = attack.pick(base, Context(0)), max(1, round(0.1 * length))
+    audience = np.unique(base.train.users[np.isin(base.train.items, targets)])
+    own = {u: base.train[base.train.users == u] for u in audience}
+    assert max(len(rows) for rows in own.values()) < 30
+    short = 0
+    for rows in fakes(attack.poison(base, Context(0))):
+        assert len(rows) == len(set(rows.items)) == length
+        assert not np.isin(targets, rows.items).any()
+        copied, whole = set(rows.items[liked:].tolist()), [
+            set(r.items.tolist()) - set(targets) - set(rows.items[:liked]) for r in own.values()]
+        short += not any(w <= copied or copied <= w for w in whole)  # first the whole of one user
+        if rated:
+            said = {(i, r) for mine in own.values() for i, r in zip(mine.items, mine.ratings)}
+            known = {i for i, _ in said}
+            assert all((i, r) in said for i, r in zip(rows.items[liked:], rows.ratings[liked:])
+                       if i in known)
+    assert not short
