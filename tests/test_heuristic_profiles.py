@@ -495,3 +495,8 @@ def test_an_indirect_nuke_fills_its_profiles(tiny: Dataset, length: int, rated: 
             assert all((i, r) in said for i, r in zip(rows.items[liked:], rows.ratings[liked:])
                        if i in known)
     assert not short
+    alone = ~np.isin(base.train.items, targets) | (base.train.users == audience[0])
+    few = base.replace(train=base.train[alone])  # one user took the targets: no other follows
+    for rows in fakes(attack.poison(few, Context(0))):
+        assert len(rows) == len(set(rows.items)) == length
+        assert not np.isin(targets, rows.items).any()
