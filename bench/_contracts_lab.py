@@ -86,7 +86,10 @@ class Lab:
                              ("rating-mf", {"dim": 8, "epochs": 5, "batch_size": 256,
                                             "learning_rate": 0.01, "patience": 0}),
                              ("vbpr", {"dim": 16, "epochs": 15, "batch_size": 256,
-                                       "learning_rate": 0.05, "patience": 0})):
+                                       "learning_rate": 0.05, "patience": 0}),
+                             ("text-cosine", {"model": "tiny-random", "whiten": 8}),
+                             ("yes-no", {"model": "tiny-random", "candidates": 12,
+                                         "history": 3})):
             plugin = cast(ModelPlugin, self.registry.make("models", {"name": name,
                                                                      "params": params}))
             reason = self.plugin().unfit(plugin, self.data())

@@ -25,7 +25,8 @@ __all__ = ["STRATA", "Attack", "Context", "Dataset", "DatasetPlugin", "Defense",
 # drops only the stored cells of the attacks that derive from it.
 _LATER = {"FeatureAttack": "bench.features", "HistoryAttack": "bench.histories",
           "PrivacyAttack": "bench.inference", "ClientAttack": "bench.federated",
-          "NaturalNoise": "bench.natural", "Detector": "bench.detection"}
+          "TextAttack": "bench.text_attack", "NaturalNoise": "bench.natural",
+          "Detector": "bench.detection"}
 
 
 def __getattr__(name: str) -> Any:

@@ -95,6 +95,7 @@ class Dataset:
         n_fake: how many injected users stand at the end of user_ids.
         rating_scale: (lowest, highest) possible rating where explicit.
         threshold: rating from which a row counts as liked; None: every row does.
+        asked: users whose lists are asked for and who alone are evaluated, sorted; None: all.
         notes: counted facts about loading (duplicates dropped, users without test items, …).
     """
 
@@ -112,6 +113,7 @@ class Dataset:
     n_fake: int = 0
     rating_scale: tuple[float, float] | None = None
     threshold: float | None = None
+    asked: Ints | None = None
     notes: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -159,9 +161,9 @@ class Dataset:
         return self.train if split == "valid" else self.train.plus(self.valid)
 
     def truth(self, split: str) -> Interactions:
-        """The positives to be found in `split` ("valid" or "test")."""
-        rows: Interactions = getattr(self, split)
-        return rows.positives()
+        """The positives to be found in `split` ("valid" or "test") of the users asked."""
+        rows: Interactions = getattr(self, split).positives()
+        return rows if self.asked is None else rows[np.isin(rows.users, self.asked)]
 
     def genuine(self) -> Dataset:
         """The same dataset without its injected users."""

@@ -82,6 +82,7 @@ class Keys:
         self._stage = functools.cache(stage_code)
         self._codes: dict[type[Plugin], str] = {}
         self._data: dict[DatasetPlugin, str] = {}
+        self._read: dict[Plugin, tuple[str, ...]] = {}
 
     def _plugin(self, plugin: Plugin | None) -> Any:
         if plugin is None:
@@ -89,7 +90,9 @@ class Keys:
         from bench.registry import Registry
 
         used = [self._code(Registry().get(kind, name)) for kind, name in plugin.uses()]
-        return [spec(plugin), self._code(type(plugin)), *used]
+        if plugin not in self._read:
+            self._read[plugin] = plugin.contents()
+        return [spec(plugin), self._code(type(plugin)), *used, *self._read[plugin]]
 
     def _code(self, cls: type[Plugin]) -> str:
         if cls not in self._codes:

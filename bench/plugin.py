@@ -70,6 +70,11 @@ class Plugin:
         does, and is part of its keys."""
         return ()
 
+    def contents(self) -> tuple[str, ...]:
+        """Hashes of outside files that it reads (a prompt, a language model on disk): part of
+        its keys."""
+        return ()
+
     @classmethod
     def test_params(cls) -> dict[str, Any]:
         """Parameters with which the contract tests run it in under a second."""

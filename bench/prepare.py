@@ -39,6 +39,8 @@ class PreparedDataset(DatasetPlugin):
                             choices=("auto", *filtering.DUPLICATES))
     max_user_rows: int = param(0, "users with more rows than this are dropped as outliers; 0: "
                                "nobody is", low=0)
+    ask_users: int = param(0, "so many users, drawn by split_seed, are evaluated and no others; "
+                           "all stay in train; 0: everybody is", low=0)
     k_core: int = param(0, "users and items with fewer rows are dropped, again and again", low=0)
 
     def prepare(self, log: Log, rating_scale: tuple[float, float] | None = None,
@@ -72,9 +74,18 @@ class PreparedDataset(DatasetPlugin):
             train = sieve.parts == TRAIN
             sieve.parts[train] = hold_out_newest(sieve.rows[train], valid_rows, self.split_seed)
         sieve.drop_strangers()
-        return check(sieve.dataset(self.name).replace(
+        return check(self._asking(sieve.dataset(self.name).replace(
             rating_scale=rating_scale if log.ratings is not None else None,
-            threshold=self.threshold))
+            threshold=self.threshold)))
+
+    def _asking(self, data: Dataset) -> Dataset:
+        """The data with `ask_users` of the users who have something to find in test."""
+        able = np.unique(data.truth("test").users)
+        if not self.ask_users or self.ask_users >= len(able):
+            return data
+        drawn = np.random.default_rng([self.split_seed, 7]).permutation(able)[:self.ask_users]
+        return data.replace(asked=np.sort(drawn), notes={
+            **data.notes, "users asked, of those with test items": self.ask_users})
 
 
 @dataclass

@@ -16,7 +16,8 @@ MASKS = ("known", "none")
 
 @dataclass(frozen=True)
 class Plan:
-    """The genuine users of a dataset, those with something to find first; all as indices.
+    """The genuine users of a dataset that are asked, those with something to find first; all as
+    indices.
 
     Attributes:
         users: user indices, shape (U,); the first `n_evaluated` have a positive in the split.
@@ -65,18 +66,20 @@ def make_plan(data: Dataset, split: str, mask: str = "known") -> Plan:
     if mask not in MASKS:
         raise ValueError(f"mask is one of {MASKS}, not {mask!r}")
     m = data.n_items
+    everyone = np.arange(data.n_genuine) if data.asked is None else data.asked
 
     def keys(*parts: Interactions) -> Ints:
         rows = np.concatenate([p.users[p.users < data.n_genuine] * m
                                + p.items[p.users < data.n_genuine] for p in parts])
-        return _distinct(rows)
+        found = _distinct(rows)
+        return found if data.asked is None else found[np.isin(found // m, everyone)]
 
     known = keys(data.known(split)) if mask == "known" else np.empty(0, np.int64)
     truth = keys(data.truth(split))
     found = np.setdiff1d(truth, known, assume_unique=True)
     pairs = np.setdiff1d(keys(data.train, data.valid, data.test), known, assume_unique=True)
     evaluated = _distinct(found // m)
-    others = np.setdiff1d(np.arange(data.n_genuine), evaluated)
+    others = np.setdiff1d(everyone, evaluated)
     users = np.concatenate([evaluated, others])
     place = np.empty(data.n_genuine, np.int64)
     place[users] = np.arange(len(users))
@@ -90,6 +93,8 @@ def make_plan(data: Dataset, split: str, mask: str = "known") -> Plan:
     pair_owner, pair_item, order = placed(pairs)
     relevant = np.isin(pairs, found, assume_unique=True)[order]
     rows: Interactions = getattr(data, split)
+    if data.asked is not None:
+        rows = rows[np.isin(rows.users, everyone)]
     labelled = np.empty(0, np.int64) if rows.labels is None else rows.users * m + rows.items
     point_owner, point_item, point_order = placed(labelled)
     labels = np.empty(0, np.int64) if rows.labels is None else rows.labels.astype(np.int64)

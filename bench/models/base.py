@@ -70,6 +70,14 @@ class Recommender(ABC):
         """
         raise CannotActError(f"{type(self).__name__} reads no history when it scores a user")
 
+    def reading_texts(self, texts: Sequence[str]) -> contextlib.AbstractContextManager[None]:
+        """Inside, the items have these texts, one per item.
+
+        Raises:
+            CannotActError: the model reads no texts.
+        """
+        raise CannotActError(f"{type(self).__name__} reads no texts of items")
+
     def forget(self) -> None:  # noqa: B027 (most models keep nothing)
         """Drop whatever is kept that was computed from what was learned."""
 
@@ -112,6 +120,15 @@ class Wrapped(Recommender):
     def reading(self, histories: Sequence[Ints]) -> Iterator[None]:
         try:
             with self.base.reading(histories):
+                self.forget()
+                yield
+        finally:
+            self.forget()
+
+    @contextlib.contextmanager
+    def reading_texts(self, texts: Sequence[str]) -> Iterator[None]:
+        try:
+            with self.base.reading_texts(texts):
                 self.forget()
                 yield
         finally:

@@ -1,0 +1,1 @@
+"""What language models as recommenders are made of: loading, prompts, scoring, tuning."""

@@ -1,0 +1,226 @@
+"""Language models through `transformers`, by hub name or local path; and a tiny one for tests."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from logging import ERROR, getLogger
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import InputError, one_line
+
+TINY = "tiny-random"
+ROLES = {"encoder": "AutoModel", "masked": "AutoModelForMaskedLM",
+         "causal": "AutoModelForCausalLM", "seq2seq": "AutoModelForSeq2SeqLM"}
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass
+class Language:
+    """A loaded language model.
+
+    Attributes:
+        module: the transformers model, in evaluation mode, on its device.
+        tokenizer: its tokenizer; has a padding token, pads on the right.
+        role: "encoder" (hidden states alone), "masked" (BERT), "causal" (GPT) or "seq2seq" (T5).
+        name: as the grid names it. limit: most tokens that one text may have.
+        begin, end: tokens that stand before and after everything: [CLS] and [SEP] of BERT, the
+            begin of GPT-types that have one, the end of T5.
+    """
+
+    module: nn.Module
+    tokenizer: Any
+    role: str
+    name: str
+    limit: int
+    begin: list[int] = field(default_factory=list)
+    end: list[int] = field(default_factory=list)
+    _ids: dict[str, list[int]] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    def ids(self, text: str, special: bool = False) -> list[int]:
+        """Token ids of a text, not cut off; `special` adds the tokenizer's own begin and end."""
+        if special:
+            return list(self.tokenizer(text)["input_ids"])
+        if text not in self._ids:
+            if len(self._ids) > 200_000:
+                self._ids.clear()
+            self._ids[text] = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._ids[text]
+
+    def embeddings(self) -> nn.Embedding:
+        """The table of token vectors."""
+        table = self.module.get_input_embeddings()  # type: ignore[operator]
+        assert isinstance(table, nn.Embedding)
+        return table
+
+    def batch(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Rows of token ids, padded on the right: ids and mask, both int64 (B, L)."""
+        longest = max(map(len, rows))
+        ids = torch.full((len(rows), longest), int(self.tokenizer.pad_token_id))
+        mask = torch.zeros_like(ids)
+        for n, row in enumerate(rows):
+            ids[n, :len(row)] = torch.as_tensor(row)
+            mask[n, :len(row)] = 1
+        return ids.to(self.device), mask.to(self.device)
+
+
+def load(name: str, role: str, *, device: str = "cpu", dtype: str = "auto", revision: str = "",
+         corpus: Sequence[str] = (), seed: int = 0) -> Language:
+    """The model of this name, with its tokenizer.
+
+    Args:
+        name: a hub name, a local folder, or "tiny-random": two layers with random weights and a
+            vocabulary made of `corpus`, which knows nothing; for tests and for trying a grid.
+        role: one of ROLES.
+        dtype: of the weights; auto: bfloat16 on a GPU, float32 on a CPU.
+        revision: of the hub.
+        corpus, seed: of tiny-random.
+
+    Raises:
+        InputError: there is no such model, it is gated, it cannot be reached, it is of another
+            kind, or its tokenizer does not belong to it.
+    """
+    if role not in ROLES:
+        raise ValueError(f"role is one of {', '.join(ROLES)}, not {role!r}")
+    if not name:
+        raise InputError("no language model is named", key="model",
+                         hint="a hub name, a local folder, or tiny-random")
+    if dtype == "auto":
+        dtype = "bfloat16" if device.startswith("cuda") else "float32"
+    if name == TINY:
+        from bench.text.tiny import tiny
+
+        module, tokenizer = tiny(role, corpus, seed)
+    else:
+        module, tokenizer = _pretrained(name, role, revision, getattr(torch, dtype))
+    _check(name, module, tokenizer)
+    module = module.to(device=device, dtype=getattr(torch, dtype)).eval()
+    for weight in module.parameters():
+        weight.requires_grad_(False)
+    return Language(module, tokenizer, role, name, _limit(module, tokenizer),
+                    *_frame(role, tokenizer))
+
+
+def _frame(role: str, tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The tokens that the tokenizer puts before and after a text, as far as the role has them."""
+    around = list(tokenizer("")["input_ids"])
+    if role == "causal":
+        return [t for t in around if t != tokenizer.eos_token_id], []
+    if role == "seq2seq":
+        return [], [t for t in around if t == tokenizer.eos_token_id]
+    return around[:len(around) // 2], around[len(around) // 2:]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers writes progress bars and advice to the terminal; ours is one table."""
+    from transformers.utils import logging as theirs
+
+    logging: Any = theirs
+    hub = getLogger("huggingface_hub")
+    before, bars, level = logging.get_verbosity(), logging.is_progress_bar_enabled(), hub.level
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    hub.setLevel(ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        hub.setLevel(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _pretrained(name: str, role: str, revision: str, dtype: torch.dtype
+                ) -> tuple[nn.Module, Any]:
+    import transformers
+
+    where = Path(name).expanduser()
+    looks_local = name.startswith((".", "/", "~")) or where.exists()
+    if looks_local and not where.is_dir():
+        raise InputError(f"there is no folder {name!r} with a language model", key="model",
+                         hint="a folder that save_pretrained wrote, or a hub name")
+    more: dict[str, Any] = {"revision": revision} if revision and not looks_local else {}
+    source = str(where) if looks_local else name
+    try:
+        with _quiet():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **more)
+            module = getattr(transformers, ROLES[role]).from_pretrained(source, dtype=dtype,
+                                                                        **more)
+    except MemoryError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        if "out of memory" in str(error).lower():
+            raise
+        raise InputError(f"language model {name!r} cannot be loaded as {role}: "
+                         f"{type(error).__name__}: {one_line(error)[:300]}", key="model",
+                         hint=_advice(error, looks_local, role)) from error
+    return module, tokenizer
+
+
+def _advice(error: BaseException, local: bool, role: str) -> str:
+    text = f"{type(error).__name__} {error}".lower()
+    if "gated" in text or "401" in text or "403" in text:
+        return ("the model is gated: accept its licence on the hub and log in with "
+                "`hf auth login`, or name a folder that holds it")
+    if "unrecognized" in text or "configuration class" in text:
+        return f"it is no model of the kind {role}; take another model or another scorer"
+    if local:
+        return "the folder needs config.json, model.safetensors and the tokenizer's files"
+    return "check the name; without a network, name a local folder instead"
+
+
+def _check(name: str, module: nn.Module, tokenizer: Any) -> None:
+    """A tokenizer that gives ids which the model has no vectors for is not this model's."""
+    rows = module.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    if len(tokenizer) > rows:
+        raise InputError(f"language model {name!r}: its tokenizer has {len(tokenizer):,} tokens, "
+                         f"the model {rows:,} vectors", key="model",
+                         hint="the tokenizer belongs to another model")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token_id is None:
+        raise InputError(f"language model {name!r}: its tokenizer has no token to pad with",
+                         key="model", hint="give the tokenizer a pad_token or an eos_token")
+    tokenizer.padding_side = "right"
+
+
+def _limit(module: nn.Module, tokenizer: Any) -> int:
+    config: Any = module.config
+    lengths = [getattr(config, key, None) for key in ("max_position_embeddings", "n_positions")]
+    known = [n for n in lengths if isinstance(n, int) and n > 0]
+    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
+        known = [n - 2 for n in known]  # their positions begin at 2
+    return min([*known, int(min(tokenizer.model_max_length, 1 << 30))])
+
+
+def content(name: str) -> str:
+    """What stands for the contents of a local model in a key: names, sizes and hashes of small
+    files, sizes of the weights; "" for a hub name, where the revision stands for it."""
+    folder = Path(name).expanduser()
+    if name in ("", TINY) or not folder.is_dir():
+        return ""
+    h = hashlib.sha256()
+    for root, folders, files in os.walk(folder):
+        folders.sort()
+        for file in sorted(files):
+            path = Path(root) / file
+            size = path.stat().st_size
+            h.update(f"{path.relative_to(folder)} {size}\n".encode())
+            with path.open("rb") as f:  # of large files the ends: weights differ everywhere
+                h.update(f.read(1 << 20))
+                if size > 2 << 20:
+                    f.seek(-(1 << 20), os.SEEK_END)
+                    h.update(f.read())
+    return h.hexdigest()[:20]

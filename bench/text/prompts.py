@@ -1,0 +1,191 @@
+"""Prompts are files: a name, a version, and the texts around histories and candidates.
+
+    name: yes-no
+    version: 1
+    kind: pointwise
+    item: "{text}"
+    history: "- {item}\\n"
+    prefix: "A user liked these, oldest first:\\n{history}"
+    candidate: "Will the user also like {item}? Answer Yes or No.\\nAnswer:"
+    yes: [" Yes", " yes"]
+    no: [" No", " no"]
+
+What stands in `prefix` is computed once per user, what stands in `candidate` once per candidate.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench.errors import InputError, nearest, one_line
+
+FOLDER = Path(__file__).parent / "prompts"
+KINDS = ("pointwise", "title", "listwise", "pairwise", "seq2seq")
+_SLOTS = {"item": {"text"}, "history": {"item"},
+          "prefix": {"history", "last", "example", "attributes"},
+          "candidate": {"item", "items", "first", "second"}, "line": {"label", "item"}}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt file.
+
+    Attributes:
+        kind: what it asks: pointwise (yes or no of one candidate), title (the next title),
+            listwise (an order of several), pairwise (the better of two), seq2seq.
+        item: how the text of an item is set, with {text}; "<item>{text}</item>" delimits it.
+        history: how one item of a history is set, with {item}.
+        prefix: what stands before all candidates, with {history} and, if wanted, {last} (the
+            most recent item), {example}, {attributes} (of the user).
+        candidate: what follows for a candidate, with {item}; listwise with {items}; pairwise
+            with {first} and {second}.
+        line: listwise: how one candidate is set, with {label} and {item}.
+        yes, no: texts whose first token counts as the answer.
+    """
+
+    name: str
+    version: int
+    kind: str
+    prefix: str
+    candidate: str
+    item: str = "{text}"
+    history: str = "- {item}\n"
+    line: str = "{label}. {item}\n"
+    yes: tuple[str, ...] = ()
+    no: tuple[str, ...] = ()
+
+    def titled(self, text: str) -> str:
+        """The text of an item as the prompt sets it."""
+        return self.item.replace("{text}", text)
+
+    def before(self, history: Sequence[str], example: str = "", attributes: str = "") -> str:
+        """The prefix for a history of item texts, oldest first."""
+        lines = "".join(self.history.replace("{item}", self.titled(t)) for t in history)
+        return _fill(self.prefix, history=lines or "(nothing yet)\n", example=example,
+                     attributes=attributes,
+                     last=self.titled(history[-1]) if history else "(nothing yet)")
+
+    def after(self, text: str) -> tuple[str, str, str]:
+        """The suffix for one candidate: what stands before its text, the text, what follows."""
+        lead, follow = self.candidate.split("{item}", 1)
+        begin, end = self.item.split("{text}", 1)
+        return _fill(lead) + begin, text, end + _fill(follow, item=self.titled(text))
+
+
+def _fill(template: str, **values: str) -> str:
+    """The template with its slots filled, in one pass: a title with braces fills nothing."""
+    return "".join(text + (values[slot] if slot in values else
+                           "" if slot is None else "{" + slot + "}")
+                   for text, slot, _, _ in string.Formatter().parse(template))
+
+
+def known() -> list[str]:
+    """Names of the prompts that come with the package."""
+    return sorted(p.stem for p in FOLDER.glob("*.yaml"))
+
+
+def prompt_path(name: str) -> Path:
+    """The file of a prompt: one of the package's by its name, or a path that ends in .yaml.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        raise InputError(f"there is no prompt {name!r}", key="prompt",
+                         hint=nearest(name, known()) + "; or the path of a .yaml file")
+    return path
+
+
+def content(name: str) -> str:
+    """The hash of a prompt file, for keys."""
+    return hashlib.sha256(prompt_path(name).read_bytes()).hexdigest()[:20]
+
+
+def load(name: str, kind: str) -> Prompt:
+    """The prompt of this name, which must be of this kind.
+
+    Raises:
+        InputError: no such file, a mistake in it, or a prompt that asks something else.
+    """
+    path = prompt_path(name)
+    found = _load(str(path), path.stat().st_mtime_ns)
+    if found.kind != kind:
+        raise InputError(f"prompt {name!r} asks {found.kind}, this model asks {kind}",
+                         key="prompt", hint="known: " + ", ".join(
+                             n for n in known() if _load(str(prompt_path(n)), 0).kind == kind))
+    return found
+
+
+@functools.cache
+def _load(path: str, stamp: int) -> Prompt:
+    try:
+        # all values as texts: in YAML 1.1 the words yes and no are truth values
+        read: Any = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"not a prompt: {one_line(error)}", file=path) from error
+    if not isinstance(read, dict):
+        raise InputError("a prompt file holds keys with texts", file=path, hint="see "
+                         "bench/text/prompts/yes-no.yaml")
+    fields = list(Prompt.__annotations__)
+    for key in read:
+        if key not in fields:
+            raise InputError(f"a prompt has no {key!r}", file=path, key=str(key),
+                             hint=nearest(str(key), fields))
+    for key in ("name", "version", "kind", "prefix", "candidate"):
+        if key not in read:
+            raise InputError(f"the prompt has no {key!r}", file=path, key=key,
+                             hint="see bench/text/prompts/yes-no.yaml")
+    values: dict[str, Any] = {}
+    for key, value in read.items():
+        if key in ("yes", "no"):
+            value = (value,) if isinstance(value, str) else value
+            good = isinstance(value, (list, tuple)) and all(isinstance(v, str) and v
+                                                            for v in value)
+            values[key] = tuple(value) if good else ()
+            if not good:
+                raise InputError(f"{key!r} is a list of texts in quotes", file=path, key=key,
+                                 hint='yes: [" Yes", " yes"]')
+        elif key == "version":
+            if not isinstance(value, str) or not value.isdecimal():
+                raise InputError("a version is a whole number", file=path, key=key)
+            values[key] = int(value)
+        elif not isinstance(value, str):
+            raise InputError(f"{key!r} is a text", file=path, key=key, hint="put it in quotes")
+        else:
+            values[key] = value
+    made = Prompt(**values)
+    _check(made, path)
+    return made
+
+
+def _check(p: Prompt, path: str) -> None:
+    if p.kind not in KINDS:
+        raise InputError(f"{p.kind!r} is no kind of prompt", file=path, key="kind",
+                         hint=nearest(p.kind, KINDS))
+    for key, slots in _SLOTS.items():
+        text = getattr(p, key)
+        try:
+            used = {s for _, s, _, _ in string.Formatter().parse(text) if s is not None}
+        except ValueError as error:
+            raise InputError(f"{key!r}: {error}", file=path, key=key,
+                             hint="write {{ and }} for braces") from error
+        if used - slots:
+            raise InputError(f"{key!r} has no slot {{{min(used - slots)}}}", file=path, key=key,
+                             hint="slots: " + ", ".join(f"{{{s}}}" for s in sorted(slots)))
+    needed = {"item": "{text}", "history": "{item}", "prefix": "{history}",
+              "candidate": {"listwise": "{items}", "pairwise": "{first}"}.get(p.kind, "{item}")}
+    for key, slot in needed.items():
+        if slot not in getattr(p, key):
+            raise InputError(f"{key!r} does not say where {slot} goes", file=path, key=key)
+    if p.kind == "pointwise" and not (p.yes and p.no):
+        raise InputError("a pointwise prompt names the texts that count as yes and as no",
+                         file=path, key="yes", hint='yes: [" Yes"]')

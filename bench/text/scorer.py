@@ -1,0 +1,233 @@
+"""The recommender behind all prompt scorers: candidates, histories as text, scores composed."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.data import Dataset, Ints
+from bench.errors import CannotActError, InputError
+from bench.models.base import Batch, Recommender, Table, TorchRecommender, build
+from bench.text import likelihood
+from bench.text.language import Language, load
+from bench.text.prompts import Prompt
+from bench.text.reader import TextReader
+
+if TYPE_CHECKING:
+    from bench.api import Context, Defense
+    from bench.text.prompted import PromptedModel
+    from bench.training import FitResult, Progress
+
+_MOST_KEPT = 500_000
+
+
+def language_of(hyper: PromptedModel, data: Dataset, ctx: Context) -> Language:
+    """The plugin's language model: of the first role in `roles` that it can be loaded as."""
+    prompt = hyper.the_prompt()
+    corpus = [*(data.item_text or ()), prompt.prefix, prompt.candidate]
+    refused: InputError | None = None
+    for role in hyper.roles:
+        try:
+            return load(hyper.model, role, device=ctx.device, dtype=hyper.dtype,
+                        revision=hyper.revision, corpus=corpus, seed=ctx.number("language") % 2**31)
+        except InputError as error:
+            if "of the kind" not in str(error):
+                raise
+            refused = refused or error
+    assert refused is not None
+    raise refused
+
+
+class PromptRecommender(TextReader, TorchRecommender):
+    """Scores the candidates of a user with a language model, and puts them before the others.
+
+    Subclasses write `rate`. What is learned, if anything, are the parameters of `module` that
+    ask for gradients; the language model's others are neither stored nor changed.
+    """
+
+    def __init__(self, hyper: PromptedModel, data: Dataset, ctx: Context) -> None:
+        super().__init__(data, ctx)
+        self.plugin = hyper
+        self.hyper = hyper  # type: ignore[assignment]
+        self.prompt: Prompt = hyper.the_prompt()
+        self.language = self.load_language()
+        self.module = self.language.module
+        self.retriever: Recommender = build(hyper.retrieving(), data, ctx)
+        self._kept: dict[Any, Any] = {}
+        self._offered: Ints = np.empty(0, np.int64)
+
+    def load_language(self) -> Language:
+        return language_of(self.plugin, self.data, self.ctx)
+
+    @abstractmethod
+    def rate(self, user: int, history: Ints, candidates: Ints, split: str) -> Tensor:
+        """Scores of the candidates, float32 (C,) on the CPU, higher is better.
+
+        Args:
+            user: index. history: its latest items, oldest first, at most `hyper.history`.
+            candidates: item indices.
+        """
+
+    # -- training --------------------------------------------------------------------------------
+
+    def fit(self, defense: Defense, progress: Progress) -> FitResult:
+        from bench.training import FitResult
+
+        self._fit_retriever()
+        return FitResult()
+
+    def _fit_retriever(self) -> None:
+        """The retriever is trained plainly: what a defense does concerns the language model."""
+        from bench.registry import Registry
+
+        none: Any = Registry().make("defenses", {"name": "none"})
+        self.retriever.fit(none, lambda event: None)
+        self.relearned()
+
+    def batch_loss(self, batch: Batch) -> Tensor:
+        raise InputError(f"{self.plugin.name} is not trained")
+
+    def batches(self, epoch: int, size: int, source: str = "train") -> Iterator[Batch]:
+        raise InputError(f"{self.plugin.name} is not trained")
+
+    def tables(self) -> dict[str, Table]:
+        return {}
+
+    def relearned(self) -> None:
+        """Drop what is kept by prompt: call it whenever parameters changed."""
+        self._kept.clear()
+
+    def forget(self) -> None:
+        """Nothing: what is kept is kept by the texts and histories it was made of."""
+
+    def trained(self) -> dict[str, Tensor]:
+        """The language model's parameters that are learned, by name."""
+        return {n: p for n, p in self.module.named_parameters() if p.requires_grad}
+
+    def state(self) -> dict[str, Tensor]:
+        own = {f"language.{n}": p.detach().cpu().contiguous().clone()
+               for n, p in self.trained().items()}
+        return own | {f"retriever.{n}": v for n, v in self.retriever.state().items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self.retriever.load_state({n.removeprefix("retriever."): v for n, v in state.items()
+                                   if n.startswith("retriever.")})
+        trained = self.trained()
+        given = {n.removeprefix("language."): v for n, v in state.items()
+                 if n.startswith("language.")}
+        if set(given) != set(trained):
+            raise KeyError(f"learned parameters differ: {set(given) ^ set(trained)}")
+        with torch.no_grad():
+            for name, value in given.items():
+                trained[name].copy_(value)
+        self.relearned()
+
+    # -- scoring ---------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def scores(self, users: Tensor, split: str = "test") -> Tensor:
+        base = self.retriever.scores(users, split).float().cpu()  # (B, items)
+        made = torch.empty_like(base)
+        with self.evaluating():
+            for row, user in enumerate(users.tolist()):
+                chosen = self.chosen(base[row].numpy(), user, split)
+                worse = base[row].sort(descending=True).values  # ties stay ties
+                made[row] = -1.0 - torch.searchsorted(-worse, -base[row]).float()
+                if len(chosen):
+                    history = self.history(user, split)[-self.plugin.history:] \
+                        if self.plugin.history else np.empty(0, np.int64)
+                    rated = self.rate(user, history, chosen, split).float()
+                    made[row, torch.from_numpy(chosen)] = rated - rated.min()
+        return made.to(self.ctx.device)
+
+    def chosen(self, base: np.ndarray[Any, Any], user: int, split: str) -> Ints:
+        """The candidates of a user: the retriever's best items that are not in the user's
+        history, the lower index first among equals; offered items in place of the last."""
+        able = np.ones(self.data.n_items, bool)
+        able[self.history(user, split)] = False
+        items = np.flatnonzero(able)
+        size = self.plugin.candidates
+        if not size or size >= len(items):
+            return items.astype(np.int64)
+        order = items[np.argsort(-base[items], kind="stable")]
+        offered = self._offered[able[self._offered]][:size]
+        others = order[~np.isin(order, offered)][:size - len(offered)]
+        return np.sort(np.concatenate([others, offered])).astype(np.int64)
+
+    @contextlib.contextmanager
+    def offering(self, items: Ints) -> Iterator[None]:
+        """Inside, these items are among everybody's candidates (whoever has them apart)."""
+        before, self._offered = self._offered, np.asarray(items, np.int64)
+        try:
+            yield
+        finally:
+            self._offered = before
+
+    @contextlib.contextmanager
+    def reading(self, histories: Sequence[Ints]) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(CannotActError):  # a retriever that reads none stays
+                stack.enter_context(self.retriever.reading(histories))
+            stack.enter_context(super().reading(histories))
+            yield
+
+    # -- prompts ---------------------------------------------------------------------------------
+
+    def prefix(self, history: Sequence[int] | Ints, room: int = 0, **slots: str) -> list[int]:
+        """Token ids of the prefix; the oldest items are left out where it would not fit.
+
+        Args:
+            room: tokens that what follows needs.
+
+        Raises:
+            InputError: not even an empty history fits.
+        """
+        texts = [self.texts[i] for i in history]
+        while True:
+            ids = self.language.begin + self.language.ids(self.prompt.before(texts, **slots))
+            if len(ids) + room + 2 <= self.language.limit:
+                return ids
+            if not texts:
+                raise InputError(f"{self.language.name} reads {self.language.limit} tokens, the "
+                                 f"prompt has {len(ids) + room + 2} without any history",
+                                 key="prompt", hint="take a shorter prompt or another model")
+            texts = texts[1:]
+
+    def kept(self, prefix: Sequence[int], suffixes: Sequence[Sequence[int]],
+             ask: Any) -> Tensor:
+        """Answers to suffixes by prompt: those not known yet are asked for, each once."""
+        if len(self._kept) > _MOST_KEPT:
+            self._kept.clear()
+        head = hash(tuple(prefix))
+        keys = [(head, len(prefix), tuple(s)) for s in suffixes]
+        new = [n for n, k in enumerate(dict.fromkeys(keys)) if k not in self._kept]
+        distinct = list(dict.fromkeys(keys))
+        if new:
+            found = ask(prefix, [list(distinct[n][2]) for n in new])
+            self._kept.update(zip((distinct[n] for n in new), found.tolist(), strict=True))
+        return torch.tensor([self._kept[k] for k in keys])
+
+
+class PointwiseRecommender(PromptRecommender):
+    """Scores log P(yes) − log P(no) of each candidate, over the tokens that begin an answer."""
+
+    def __init__(self, hyper: PromptedModel, data: Dataset, ctx: Context) -> None:
+        super().__init__(hyper, data, ctx)
+        self.yes, self.no = likelihood.check_answers(self.language, self.prompt.yes,
+                                                     self.prompt.no)
+
+    def rate(self, user: int, history: Ints, candidates: Ints, split: str) -> Tensor:
+        suffixes = [self.suffix(int(i)) for i in candidates]
+        prefix = self.prefix(history, room=max(map(len, suffixes)))
+        return self.kept(prefix, suffixes, lambda p, s: likelihood.yes_no(
+            self.language, p, s, self.yes, self.no, self.plugin.prompts_at_once))
+
+    def suffix(self, item: int) -> list[int]:
+        """Token ids of what follows the prefix for this candidate."""
+        return self.language.ids("".join(self.prompt.after(self.texts[item])))
