@@ -497,6 +497,8 @@ def test_an_indirect_nuke_fills_its_profiles(tiny: Dataset, length: int, rated: 
     assert not short
     alone = ~np.isin(base.train.items, targets) | (base.train.users == audience[0])
     few = base.replace(train=base.train[alone])  # one user took the targets: no other follows
-    for rows in fakes(attack.poison(few, Context(0))):
-        assert len(rows) == len(set(rows.items)) == length
-        assert not np.isin(targets, rows.items).any()
+    for made in attack.profiles(few, targets, np.full(3, length), Context(0)):
+        assert len(set(made.items)) == len(made.items) == length
+        assert not np.isin(targets, made.items).any()
+        assert (made.ratings is not None and len(made.ratings) == length) if rated else \
+            made.ratings is None
