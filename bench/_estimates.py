@@ -13,7 +13,7 @@ from bench import stats
 from bench._cells import ACCURACY, Cell, Run
 from bench.leaderboard import Board, Entry, Estimate, Gap, Row, Test, WorstCase
 from bench.metrics.exposure import target_hr
-from bench.metrics.groups import compared, gap, worst
+from bench.metrics.groups import compared, gap, mad, worst
 
 Array = npt.NDArray[np.float64]
 
@@ -266,7 +266,8 @@ def seed_lifts(board: Board, e: Entry, clean: Entry, metric: str) -> dict[int, f
 # -- per seed, for the long table --------------------------------------------------------------
 
 def seed_derived(board: Board, e: Entry, seed: int) -> list[tuple[str, float]]:
-    """What follows from one cell and its clean partner: drops, lifts, gaps, worst groups."""
+    """What follows from one cell and its clean partner: drops, lifts, gaps, mean absolute
+    differences between groups, worst groups."""
     cell, clean = e.cells[seed], board.clean(e.row)
     if not cell.ok:
         return []
@@ -293,5 +294,6 @@ def seed_derived(board: Board, e: Entry, seed: int) -> list[tuple[str, float]]:
             own = [math.nan if v is None else v for v in own]
             if len(own) > 1:
                 found += [(f"{metric}-gap:{attribute}", gap(own)),
+                          (f"{metric}-mad:{attribute}", mad(own)),
                           (f"{metric}-worst:{attribute}", worst(own))]
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,23 @@ def test_who_weighs_users_stands_among_the_detectors(tmp_path: Path) -> None:
     assert len(weighs) == 1
     assert "weighs users and leaves nobody out" in weighs[0]
     assert "P(fake) above ½" in weighs[0]
+
+
+def test_every_pair_of_groups_counts_in_the_long_table(tmp_path: Path) -> None:
+    """MAD beside gap and worst group: three groups, one of them too small to count."""
+    run = SyntheticRun(tmp_path, seeds=(0,))
+    run.add(spec("BPR"), NONE, NONE, facts={"small_groups": {"gender=X": 2}})
+    path = next((tmp_path / "cells").glob("*.json"))
+    cell = json.loads(path.read_text())
+    means = {"F": 0.1, "M": 0.4, "N": 0.2, "X": 0.9}
+    cell["values"] = [v for v in cell["values"] if "gender=" not in v[1]] + [
+        ["ndcg@10", f"gender={g}", mean] for g, mean in means.items()]
+    path.write_text(json.dumps(cell))
+    report(run.finish())
+    long = pd.read_parquet(tmp_path / "results.parquet").set_index("metric").value
+    assert long["ndcg@10-mad:gender"] == pytest.approx((0.3 + 0.1 + 0.2) / 3)
+    assert long["ndcg@10-gap:gender"] == pytest.approx(0.3)
+    assert long["ndcg@10-worst:gender"] == pytest.approx(0.1)
 
 
 def test_what_a_promise_is_between_is_in_the_report(tmp_path: Path) -> None:
