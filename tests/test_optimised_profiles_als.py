@@ -280,6 +280,15 @@ def test_pga_nukes_by_low_ratings(data: Dataset) -> None:
     assert (fake.ratings[np.isin(fake.items, attack.pick(data, Context(0)))] == 1).all()
 
 
+def test_pga_steps_as_often_and_as_far_as_published() -> None:
+    """T 10, s 0.2 and a width of 8 to 32; λ is not 0.05, and the docstring says why."""
+    attack = PgaProfiles()
+    assert (attack.steps, attack.rate) == (10, 0.2)
+    assert 8 <= attack.dim <= 32
+    assert attack.reg == ALS().reg
+    assert "λ 0.05" in (PgaProfiles.__doc__ or "")
+
+
 def test_where_pga_cannot_act(data: Dataset) -> None:
     implicit = Blocks(explicit=False).load()
     assert "has none" in (PgaProfiles(feedback="explicit").unfit(BPRMF(), implicit) or "")
