@@ -258,7 +258,7 @@ def test_sparsity_pulls_each_entry_towards_zero(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(("attack", "model"), [
     (PgaProfiles(budget=0.1, targets=2, dim=4, reg=5.0, feedback="implicit"), SMOOTH),
     (InfluenceProfiles(budget=0.1, targets=2, dim=4, reg=5.0, steps=10), SMOOTH),
-    (PgaProfiles(budget=0.1, targets=2, dim=8, reg=1.0), RATED)])
+    (PgaProfiles(budget=0.1, targets=2, dim=8, reg=1.0, steps=20), RATED)])
 def test_they_push_more_than_what_they_begin_with(data: Dataset, attack: Any,
                                                   model: ALS) -> None:
     hits = [[standing(data, replace(attack, steps=steps), model, seed)[0] for seed in (0, 1)]
