@@ -176,13 +176,15 @@ def test_every_prompt_of_the_package_can_be_read() -> None:
     for name in prompts.known():
         path = prompts.prompt_path(name)
         made = prompts._load(str(path), 1)
-        assert made.name == name and made.version >= 1
+        assert made.name == name
+        assert made.version >= 1
 
 
 def test_braces_in_a_title_fill_nothing() -> None:
     p = prompts.load("yes-no", "pointwise")
     text = "{history} {item} {text} {"
-    assert text in "".join(p.after(text)) and text in p.before([text])
+    assert text in "".join(p.after(text))
+    assert text in p.before([text])
 
 
 @pytest.mark.parametrize(("change", "said"), [
@@ -344,7 +346,8 @@ def test_asked_users_alone_are_evaluated_and_all_stay_in_train(data: Dataset) ->
 def test_a_dataset_asks_a_sample_that_its_split_seed_draws() -> None:
     full = plugin("datasets", "ml-100k").load()
     some = plugin("datasets", "ml-100k", ask_users=50).load()
-    assert len(some.asked) == 50 and full.asked is None
+    assert len(some.asked) == 50
+    assert full.asked is None
     assert len(np.unique(some.truth("test").users)) == 50
     assert len(some.train) == len(full.train)
     other = plugin("datasets", "ml-100k", ask_users=50, split="ratio-random", split_seed=1).load()
