@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -69,6 +70,7 @@ class Loop:
             it, or early stopping could keep a model that it never touched.
         notes: facts for the report, written by the defense.
         samples: train rows seen so far.
+        steps: steps taken so far.
     """
 
     def __init__(self, model: TorchRecommender, defense: Defense) -> None:
@@ -79,6 +81,15 @@ class Loop:
         self.kept_from = 1
         self.notes: dict[str, Any] = {}
         self.samples = 0
+        self.steps = 0
+        self._total = 0
+
+    @property
+    def total(self) -> int:
+        """Steps of all epochs, as many as the first one has in each."""
+        if not self._total:
+            self._total = self.hyper.epochs * sum(1 for _ in self.batches(1))
+        return self._total
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         return self.model.batches(epoch, self.hyper.batch_size)
@@ -92,10 +103,25 @@ class Loop:
         if not math.isfinite(value):
             raise TrainingError(f"the loss became {value} in epoch {epoch}; lower learning_rate")
         loss.backward()  # type: ignore[no-untyped-call]
+        self._set_rate()
         self.optimizer.step()
+        self.steps += 1
+        after = getattr(self.model, "after_step", None)
+        if after is not None:  # before the gradients are dropped: some measure by them
+            after(self.steps, self.total)
         self.model.forget()
         self.samples += len(batch["users"])
         return value
+
+    def _set_rate(self) -> None:
+        """The next step's size, for models that ask for a warm-up or a schedule."""
+        warmup = getattr(self.hyper, "warmup", 0.0)
+        schedule = getattr(self.hyper, "schedule", "constant")
+        if not warmup and schedule == "constant":
+            return
+        scale = rate_scale(self.steps + 1, self.total, warmup, schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.hyper.learning_rate * scale
 
     def run_epoch(self, epoch: int) -> float:
         """One pass over the train rows; the mean loss."""
@@ -104,6 +130,18 @@ class Loop:
             raise TrainingError("there is nothing to train on: no batch could be made of the "
                                 "train rows")
         return sum(losses) / len(losses)
+
+
+def rate_scale(step: int, total: int, warmup: float, schedule: str) -> float:
+    """What the step size of step 1 .. total is multiplied with: it rises linearly to 1 in the
+    first `warmup` share of the steps, and then stays ("constant") or falls linearly to reach 0
+    one step after the last ("linear")."""
+    rising = math.ceil(warmup * total)
+    if step < rising:
+        return step / rising
+    if schedule == "constant":
+        return 1.0
+    return max(total + 1 - step, 0) / (total + 1 - max(rising, 1))
 
 
 def make_optimizer(model: TorchRecommender, hyper: TrainedModel) -> torch.optim.Optimizer:
@@ -152,12 +190,12 @@ def fit(model: TorchRecommender, defense: Defense, progress: Progress) -> FitRes
             result.epochs = result.best_epoch = epoch
             event: dict[str, Any] = {"epoch": epoch, "epochs": hyper.epochs, "loss": loss}
             if stopping and epoch >= loop.kept_from and epoch % hyper.validate_every == 0:
-                with model.evaluating():
+                with model.evaluating(), _validating(model):
                     score = validation_score(model, hyper.validate)
                 result.history.append(score)
                 event["score"] = score
                 if not best or score > result.best_score:
-                    best = {k: v.detach().clone() for k, v in model.module.state_dict().items()}
+                    best = {k: v.detach().clone() for k, v in _learned(model).items()}
                     result.best_score, best_epoch, waited = score, epoch, 0
                 else:
                     waited += 1
@@ -165,7 +203,7 @@ def fit(model: TorchRecommender, defense: Defense, progress: Progress) -> FitRes
             if stopping and waited >= hyper.patience:
                 break
         if best:
-            model.module.load_state_dict(best)
+            _take_back(model, best)
             result.best_epoch = best_epoch
         model.module.eval()
         model.forget()
@@ -173,6 +211,47 @@ def fit(model: TorchRecommender, defense: Defense, progress: Progress) -> FitRes
     result.samples_per_second = timed_samples / timed if timed else math.nan
     result.notes = loop.notes
     return result
+
+
+def _learned(model: TorchRecommender) -> dict[str, torch.Tensor]:
+    """What the best epoch is kept of: of a model that says what it learns (`trained`) that
+    alone, of others everything."""
+    trained = getattr(model, "trained", None)
+    return trained() if trained is not None else model.module.state_dict()
+
+
+def _take_back(model: TorchRecommender, best: dict[str, torch.Tensor]) -> None:
+    import torch
+
+    if not hasattr(model, "trained"):
+        model.module.load_state_dict(best)
+        return
+    with torch.no_grad():
+        for name, weight in _learned(model).items():
+            weight.copy_(best[name])
+
+
+@contextlib.contextmanager
+def _validating(model: TorchRecommender) -> Iterator[None]:
+    """Inside, only so many users are asked for as the model's `validate_users` says: drawn by
+    seed, the same ones after every epoch."""
+    most, data = getattr(model.hyper, "validate_users", 0), model.data
+    if not most:
+        yield
+        return
+    key = f"_validated {most} {model.ctx.seed}"
+    if key not in data.__dict__:  # kept where `cached_property` keeps values: its plan is too
+        import numpy as np
+
+        able = np.unique(data.truth("valid").users)
+        if len(able) > most:
+            able = model.ctx.stream("validate").choice(able, most, replace=False)
+        data.__dict__[key] = data.replace(asked=np.sort(able))
+    model.data = data.__dict__[key]
+    try:
+        yield
+    finally:
+        model.data = data
 
 
 def synchronise(device: str) -> None:
