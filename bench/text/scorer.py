@@ -61,6 +61,7 @@ class PromptRecommender(TextReader, TorchRecommender):
         self.retriever: Recommender = build(hyper.retrieving(), data, ctx)
         self._kept: dict[Any, Any] = {}
         self._offered: Ints = np.empty(0, np.int64)
+        self._shuffle: int | None = None
 
     def load_language(self) -> Language:
         return language_of(self.plugin, self.data, self.ctx)
@@ -71,7 +72,7 @@ class PromptRecommender(TextReader, TorchRecommender):
 
         Args:
             user: index. history: its latest items, oldest first, at most `hyper.history`.
-            candidates: item indices.
+            candidates: item indices, in the order in which a prompt with several lists them.
         """
 
     # -- training --------------------------------------------------------------------------------
@@ -142,6 +143,8 @@ class PromptRecommender(TextReader, TorchRecommender):
                 if len(chosen):
                     history = self.history(user, split)[-self.plugin.history:] \
                         if self.plugin.history else np.empty(0, np.int64)
+                    if self._shuffle is not None:
+                        chosen = np.random.default_rng((self._shuffle, user)).permutation(chosen)
                     rated = self.rate(user, history, chosen, split).float()
                     made[row, torch.from_numpy(chosen)] = rated - rated.min()
         return made.to(self.ctx.device)
@@ -168,6 +171,15 @@ class PromptRecommender(TextReader, TorchRecommender):
             yield
         finally:
             self._offered = before
+
+    @contextlib.contextmanager
+    def shuffled(self, seed: int) -> Iterator[None]:
+        """Inside, `rate` gets each user's candidates in an order drawn from seed and user."""
+        before, self._shuffle = self._shuffle, seed
+        try:
+            yield
+        finally:
+            self._shuffle = before
 
     @contextlib.contextmanager
     def reading(self, histories: Sequence[Ints]) -> Iterator[None]:
