@@ -96,6 +96,7 @@ class Dataset:
         rating_scale: (lowest, highest) possible rating where explicit.
         threshold: rating from which a row counts as liked; None: every row does.
         asked: users whose lists are asked for and who alone are evaluated, sorted; None: all.
+            A model's own data has None: everybody validates.
         notes: counted facts about loading (duplicates dropped, users without test items, …).
     """
 

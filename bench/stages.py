@@ -48,7 +48,9 @@ def prepare(data: Dataset, intruder: Attack | None, defense: Defense, ctx: Conte
         targets = intruder.aims(data, ctx)
         attacked = intruder.before_training(data, ctx)
     cleaned = defense.clean(without_test(attacked), ctx)
-    return Prepared(data, attacked, cleaned.replace(test=attacked.test), targets, intruder)
+    # who is asked in the end is no reason to stop training earlier: everybody validates
+    return Prepared(data, attacked, cleaned.replace(test=attacked.test, asked=None), targets,
+                    intruder)
 
 
 def without_test(data: Dataset) -> Dataset:

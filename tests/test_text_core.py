@@ -365,3 +365,12 @@ def test_edit_distances_against_the_textbook() -> None:
     for a, b in itertools.product(["heat", "the hat", "", "eaten"], repeat=2):
         assert levenshtein(a, b) == slow(a, b)
         assert word_edits(a, b) == slow(a.split(), b.split())
+
+
+def test_everybody_validates_whoever_is_asked(data: Dataset) -> None:
+    from bench.stages import prepare
+
+    some = data.replace(asked=np.array([3, 8]))
+    prepared = prepare(some, None, plugin("defenses", "none"), Context(0))
+    assert prepared.genuine.asked is not None
+    assert len(np.unique(prepared.train.truth("valid").users)) > 2
