@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from bench.api import Context, Dataset, TextAttack, param
-
-if TYPE_CHECKING:
-    from bench.text_attack import Shown
+from bench.api import Context, Dataset, ModelPlugin, param
+from bench.text_attack import TextAttack
+from bench.text_shown import Shown
 
 POSITIVE = ("good", "best", "great", "perfect", "amazing", "excellent", "must-have", "popular",
             "favourite", "award-winning")
@@ -31,23 +28,27 @@ class KeywordInsertion(TextAttack):
 
     def rewrite(self, text: str, item: int, shown: Shown, data: Dataset, ctx: Context) -> str:
         pool = keywords(data, self.source, item, shown.texts)
-        best, reached = text, shown.gain(item, text)
         for _ in range(self.words):
-            options = [f"{best} {word}" for word in pool if word not in best.split()]
-            options = [o for o in options if shown.allowed(item, o)]
-            rated = [(shown.gain(item, o), -n) for n, o in enumerate(options)]
-            if not rated or max(rated)[0] <= reached:
+            longer = shown.best(item, text, [f"{text} {word}" for word in pool
+                                             if word not in text.split()])
+            if longer == text:
                 break
-            reached, place = max(rated)
-            best = options[-place]
-        return best
+            text = longer
+        return text
+
+    def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
+        if self.source == "categories" and not any(
+                keywords(data, "categories", item, []) for item in range(data.n_items)):
+            return f"{data.name} has no categories of items"
+        return super().unfit(model, data)
 
     def comparable(self) -> str:
         return f"{super().comparable()}, {self.words} words appended"
 
 
 def keywords(data: Dataset, source: str, item: int, texts: list[str], n: int = 10) -> list[str]:
-    """The words to choose from, at most n."""
+    """The words to choose from, at most n: praise; words of the 20 items with the most train rows,
+    by their mean TF-IDF there; or the item's categories."""
     import numpy as np
 
     if source == "praise":
@@ -60,7 +61,10 @@ def keywords(data: Dataset, source: str, item: int, texts: list[str], n: int = 1
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     reader = TfidfVectorizer(token_pattern=r"(?u)\b[^\W\d_]{3,}\b")
-    matrix = reader.fit_transform(texts)
+    try:
+        matrix = reader.fit_transform(texts)
+    except ValueError:  # no text has a word of three letters
+        return []
     popular = np.argsort(-data.popularity, kind="stable")[:20]
     weight = np.asarray(matrix[popular].mean(axis=0)).ravel()
     names = reader.get_feature_names_out()
