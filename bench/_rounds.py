@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bench._aggregation import Aggregator, Hidden, Robust, Sum, check_finite
+from bench._federated_noise import Shares
 from bench._federation import Layout, Local, Scorer, Uploads, Way, choose, clipped, covered
 from bench.dp import UserRows
 from bench.errors import CannotActError, PluginError, TrainingError
@@ -69,6 +70,13 @@ class Rounds:
         rate: float = hyper.local_rate or loop.optimizer.param_groups[0]["lr"]
         self.local = Local(hyper.local_steps, rate)
         self.intruder, self.bad = self._intruder()
+        self.shares = Shares(hyper.noise_multiplier, hyper.user_clip, hyper.honest)
+        self.noise_stream = ctx.torch_stream("federated-noise")
+        self._malicious_ids = {c.index for c in self.bad}
+        self._asked, self._epochs = 0, 0
+        self._short, self._least = 0, math.inf
+        if hyper.noise_multiplier:
+            loop.early_stopping = False  # clients' validation scores would be told without noise
         self.coins = ctx.number("federated-clients")
         self.aggregator = self._aggregator(ctx.stream("secure-aggregation"))
         self.way: Way | None = None
@@ -94,9 +102,16 @@ class Rounds:
         if h.secure != "none":
             weights = dict(self.model.module.named_parameters())
             shapes = {k: weights[k].shape for k in self.where.shared}
-            return Hidden(h.secure, shapes, h.clip, h.neighbours, h.threshold, rng)
+            most = h.clients or self.model.data.n_users
+            # a smaller round's shares of noise are larger
+            bound = max(self.shares.bound(n, h.clip) for n in {most, self._last(most)})
+            return Hidden(h.secure, shapes, bound, h.neighbours, h.threshold, rng)
         return Sum() if h.aggregation == "sum" else Robust(h.aggregation, h.assumed,
                                                            self.where.items)
+
+    def _last(self, most: int) -> int:
+        """How many clients the smallest round of an epoch in which all users are asked has."""
+        return self.model.data.n_users % most or most
 
     # -- rounds --------------------------------------------------------------------------------
 
@@ -106,12 +121,15 @@ class Rounds:
         everybody = torch.arange(self.model.data.n_users, device=rows.count.device)
         bad = torch.tensor([c.index for c in self.bad], dtype=torch.long, device=everybody.device)
         able = everybody[(rows.count > 0) | torch.isin(everybody, bad)]
+        if self.hyper.noise_multiplier:  # who is asked, and with whom, must not depend on rows
+            able = everybody
         able = able[hash_rows(self.coins, able, epoch).argsort(stable=True)]
         size = self.hyper.clients or len(able)
         losses, count = 0.0, 0
         for first in range(0, len(able), size):
             loss, seen = self.round(rows, able[first:first + size], epoch)
             losses, count = losses + loss, count + seen
+        self._epochs += 1
         self._report()
         if not math.isfinite(losses):
             raise TrainingError(f"the loss became {losses} in epoch {epoch}; lower learning_rate")
@@ -128,13 +146,20 @@ class Rounds:
                               device=clients.device)
         bad = [malicious[u] for u in stay.tolist() if u in malicious]
         self.aggregator.begin(clients.tolist(), stay.tolist())
+        self._asked = len(clients)
         honest = honest.sort().values  # rows are sorted by user
+        silent, honest = honest[rows.count[honest] == 0], honest[rows.count[honest] > 0]
         learned = self._honest(rows, honest, epoch, len(stay))
+        self._nothing(silent)
         if self.intruder is not None and bad:
             self._malicious(self.intruder, bad)
         total = self.aggregator.total() if len(stay) else None
         if total is not None:
             self._descend(total, learned, honest)
+        if total is not None and (noisy := len(honest) + len(silent)):
+            there = noisy / self.shares.needed(len(clients))
+            self._least = min(self._least, there)
+            self._short += there < 1
         sums = self._sums
         sums["clients"] += len(clients)
         sums["malicious"] += len(bad)
@@ -174,6 +199,14 @@ class Rounds:
                         own.setdefault(key, []).append(value)
         return _Learned(loss, int(counts.sum()), {k: torch.cat(v) for k, v in own.items()},
                         self._over(counts, uploading), self._over(sizes, uploading))
+
+    def _nothing(self, users: Tensor) -> None:
+        """Clients without a row: what they upload is noise."""
+        weights = dict(self.model.module.named_parameters())
+        for some in users.split(32) if len(users) else ():
+            self._send(some.tolist(), Uploads(
+                {k: weights[k].new_zeros((len(some), *weights[k].shape))
+                 for k in self.where.shared}, {}, torch.zeros(len(some))))
 
     def _over(self, counts: Tensor, uploading: int) -> float:
         """What the sum over clients is divided by, who have so many rows each. A server that
@@ -229,13 +262,17 @@ class Rounds:
 
     def _send(self, clients: list[int], made: Uploads) -> None:
         """Clip what these clients made, count it, and hand it to the aggregator."""
-        short = {}
+        short = {k: clipped(g, k in self.where.items, self.hyper.clip)
+                 for k, g in made.shared.items()}
+        if clients[0] not in self._malicious_ids:
+            short = self.shares(short, self._asked, self.where.masks, self.noise_stream,
+                                getattr(self.aggregator, "step", None))
         sparse = self.hyper.secure == "none"
         for key, g in made.shared.items():
             by_row = key in self.where.items
-            short[key] = clipped(g, by_row, self.hyper.clip)
             rows = g.reshape(len(g), g.shape[1] if by_row else 1, -1)  # (K, rows, width)
             self._sums["clipped"] += int((rows.norm(dim=2) > self.hyper.clip).sum())
+            rows = short[key].reshape(rows.shape)
             there = rows.ne(0).any(dim=2).sum(dim=1) if by_row else torch.ones(len(g))  # (K,)
             self._sums["units"] += int(there.sum())
             if sparse:  # rows with their numbers, or the whole table where that is shorter
@@ -302,9 +339,26 @@ class Rounds:
             "bytes_up_per_round": round(up * s["uploads"] / rounds),
             "item_rows_per_upload": round(s["rows"] / uploads, 2),
             "clipped_share": round(s["clipped"] / max(s["units"], 1), 4)}
+        self.facts |= self._promised()
         if self.hyper.secure != "none":
             self.facts |= {k: v for k, v in self.aggregator.facts.items()
                            if k != "bytes_per_upload"}
+
+    def _promised(self) -> dict[str, Any]:
+        """What the noise promises, and to whom; nothing without noise."""
+        h = self.hyper
+        if not h.noise_multiplier:
+            return {}
+        seen = ("whoever sees the sums, the server included" if h.secure != "none" else
+                "everybody but the server, who sees single uploads (secure: none)")
+        return {"adjacency": f"one user's whole history, or none in its place; against {seen}, if "
+                             f"{h.honest:.0%} of a round's clients add their noise",
+                "released": "all parameters but the users' own rows",
+                "accountant": "exact Gaussian: a user is in one round of each epoch, and no "
+                              "amplification by sampling is claimed",
+                "noise_multiplier": h.noise_multiplier, "user_clip": h.user_clip,
+                "rounds_per_user": self._epochs, "rounds_short_of_noise": self._short,
+                "least_noise": round(min(self._least, 1.0), 4)}
 
     @property
     def seconds_per_round(self) -> float:

@@ -11,7 +11,7 @@ from bench.api import Dataset, Defense, ModelPlugin, param
 from bench.errors import InputError
 
 if TYPE_CHECKING:
-    from bench.training import Loop
+    from bench.training import FitResult, Loop
 
 
 class Federated(Defense):
@@ -47,8 +47,21 @@ class Federated(Defense):
     many further items per positive, as if taken (mean rating, where ratings are learned: FedRec,
     Lin et al., IEEE Intelligent Systems 2021); its own row learns from the true rows alone.
 
-    No privacy is promised (`spent` is empty): sums and models still leak. Early stopping looks at
-    the validation scores that clients would report. Fake users are clients who keep to the
+    Privacy: with `noise_multiplier` z each client shortens its whole upload to norm `user_clip` C
+    and adds N(0, (z C)²/h) to every number of it, h = `honest` of the round's clients, so that
+    the sum has noise of at least z C while so many add theirs (Dwork et al., EUROCRYPT 2006; the
+    "distributed noise" of Kairouz et al., ICML 2021, with rounded in place of discrete Gaussians).
+    Adjacent are a user's whole history and none in its place; the number of users is public. All
+    users are asked, those without a row too, each in one round an epoch: E epochs are E Gaussians
+    for a user, whose ε at δ is exact; as the server knows who takes part, nothing is gained by
+    sampling. ε covers the shared parameters; a user's own row stays at home ("joint" DP). It holds
+    against the server only with `secure`; it is quoted only where in every round h honest clients'
+    noise reached the sum (lower `honest` for dropouts and malicious clients: each adds more). Not
+    covered: the choice of hyper-parameters, published test metrics, noise of floating point from
+    a seeded generator. `noise_multiplier` 0 promises nothing: sums and models leak.
+
+    Without noise, early stopping looks at the validation scores that clients would report; with
+    it there is none. Fake users are clients who keep to the
     protocol, unless a client attack says otherwise. Adaptive attack: fed-rec-attack, a-hum.
 
     Example: defenses: [{federated: {clients: 256, clip: 1.0}}]
@@ -79,7 +92,18 @@ class Federated(Defense):
     threshold: float = param(0.5, "share of its neighbours who can unmask a client that vanished",
                              above=0, high=1)
 
+    noise_multiplier: float = param(0.0, "noise of a round's sum in units of user_clip, added by "
+                                    "the clients in shares; 0: none", low=0)
+    user_clip: float = param(math.inf, "largest norm of a client's whole upload, over all "
+                             "parameters; .inf does not clip", above=0, high=math.inf)
+    honest: float = param(1.0, "share of a round's clients whose noise has to reach the sum",
+                          above=0, high=1)
+    delta: float = param(1e-5, "probability with which the bound of the noise may fail; well below "
+                         "one over the number of users", above=0, high=0.5)
+
     def __post_init__(self) -> None:
+        if self.noise_multiplier:
+            self._check_noise()
         if self.secure == "none":
             return
         if math.isinf(self.clip):
@@ -95,6 +119,29 @@ class Federated(Defense):
         if self.secure == "encrypted" and not 0 < self.clients <= 256:
             raise InputError("encrypted sums hold up to 256 clients", key="clients",
                              hint="lower clients, or take secure: masks")
+
+    def _check_noise(self) -> None:
+        if math.isinf(self.user_clip):
+            raise InputError("noise cannot be scaled to an infinite user_clip", key="user_clip",
+                             hint="give a finite user_clip, or noise_multiplier: 0")
+        if self.weights != "equal":
+            raise InputError("the server divides by the number of rows, which tells of users' "
+                             "histories", key="weights", hint="set weights: equal")
+        if self.aggregation != "sum":
+            raise InputError(f"what noise promises is of the sum, not of {self.aggregation}",
+                             key="aggregation", hint="take sum, or noise_multiplier: 0")
+        if self.cover:
+            raise InputError("noise is on every row already", key="cover", hint="set cover: 0")
+
+    def spent(self, fit: FitResult) -> dict[str, float]:
+        """ε and δ of the shared parameters; empty without noise, and where too little came in."""
+        facts = fit.notes.get("federated") or {}
+        if not facts.get("noise_multiplier") or facts["rounds_short_of_noise"] or fit.history:
+            return {}
+        from bench.accounting import gaussian_epsilon
+
+        return {"delta": self.delta, "epsilon": gaussian_epsilon(
+            facts["noise_multiplier"], self.delta, facts["rounds_per_user"])}
 
     @property
     def client_clip(self) -> float:

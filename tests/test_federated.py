@@ -432,6 +432,158 @@ def test_robust_rounds_train(data, how):
     assert evaluate(model, larger, ["auc"]).values[0][2] > 0.6
 
 
+# -- noise of the clients' own -------------------------------------------------------------------
+
+NOISY = {"weights": "equal", "user_clip": 0.01, "noise_multiplier": 1.5, "clients": 8}
+
+
+def summed(model: TorchRecommender, epochs: int = 1,
+           **params: object) -> tuple[Rounds, list[Tensor], list[Tensor]]:
+    """Rounds at a standstill; the sum of each, and what the uploads were without noise, summed:
+    (items, width) each."""
+    defense = Federated(**{**NOISY, **params})
+    engine = Rounds(defense, Loop(model, defense))
+    totals, exact = [], [torch.zeros(0)]
+    begin, total = engine.aggregator.begin, engine.aggregator.total
+    shares = type(engine.shares).__call__
+
+    def began(clients, arriving):  # type: ignore[no-untyped-def]
+        exact.append(torch.zeros(32, 8, dtype=torch.float64))
+        begin(clients, arriving)
+
+    def ended():  # type: ignore[no-untyped-def]
+        found = total()
+        totals.append(found["items.weight"].double())
+        return {k: torch.zeros_like(g) for k, g in found.items()}
+
+    def shared(self, uploads, *rest, **more):  # type: ignore[no-untyped-def]
+        from bench._federated_noise import shortened
+
+        exact[-1] += shortened(uploads, self.clip)["items.weight"].double().sum(dim=0)
+        return shares(self, uploads, *rest, **more)
+
+    engine.aggregator.begin = began  # type: ignore[method-assign]
+    engine.aggregator.total = ended  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(engine.shares), "__call__", shared)
+        for epoch in range(1, epochs + 1):
+            engine.run_epoch(epoch)
+    return engine, totals, exact[1:]
+
+
+def test_no_noise_and_no_bound_change_nothing(data):
+    states = []
+    for params in ({}, {"user_clip": 1e9}, {"honest": 0.3, "delta": 0.1}):
+        model = started(data)
+        engine = rounds(model, weights="equal", clients=7, **params)
+        assert engine.hyper.spent(FitResult(notes=engine.loop.notes)) == {}
+        assert "adjacency" not in engine.facts
+        states.append(model.state())
+    for other in states[1:]:
+        assert all(torch.equal(other[k], v) for k, v in states[0].items())
+
+
+def test_a_clients_whole_upload_is_shortened():
+    from bench._federated_noise import shortened
+
+    torch.manual_seed(0)
+    g = {"a": torch.randn(5, 4, 3), "b": torch.randn(5, 2)}
+    g = {k: v * torch.tensor([0.01, 1, 2, 3, 0]).reshape(-1, *[1] * (v.dim() - 1))
+         for k, v in g.items()}
+    found = shortened(g, 1.5)
+    for k in range(5):
+        before = math.sqrt(sum(float(v[k].square().sum()) for v in g.values()))
+        after = math.sqrt(sum(float(v[k].square().sum()) for v in found.values()))
+        assert after == pytest.approx(min(before, 1.5), rel=1e-5)
+        for key in g:  # the way stays
+            assert torch.allclose(found[key][k] * max(before, 1e-9), g[key][k] * after, atol=1e-5)
+    assert min(before, after) == 0.0
+
+
+@pytest.mark.parametrize("secure", ["none", "masks", "encrypted"])
+@pytest.mark.parametrize("honest", [1.0, 0.5])
+def test_the_sum_has_the_stated_noise(data, secure, honest):
+    """Of 8 clients, each adds N(0, (z C)²/h): z C on the sum where all 8 count on each other,
+    √2 as much where 4 do. No two rounds have the same noise."""
+    if secure == "encrypted":
+        pytest.importorskip("tenseal")
+    engine, totals, exact = summed(started(data), epochs=4, honest=honest, secure=secure)
+    noise = torch.stack([t - e for t, e in zip(totals, exact, strict=True)]).flatten(1)
+    assert len(noise) == 20  # rounds
+    expected = 1.5 * 0.01 * math.sqrt(1 / honest)
+    assert float(noise.std()) == pytest.approx(expected, rel=4 / math.sqrt(2 * noise.numel()))
+    assert abs(float(noise.mean())) < 4 * expected / math.sqrt(noise.numel())
+    alike = torch.corrcoef(noise)
+    assert float((alike - torch.eye(20)).abs().max()) < 0.3
+    assert max(float(e.norm()) for e in exact) <= 8 * 0.01
+    assert max(float(e.norm()) for e in exact) > 4 * 0.01 * 0.3  # the bound is felt
+    assert engine.facts["least_noise"] == 1.0
+
+
+def test_under_masks_the_sum_is_the_plain_one_up_to_rounding(data):
+    sums = {}
+    for secure in ("none", "masks"):
+        engine, sums[secure], _ = summed(started(data), secure=secure)
+    step = engine.facts["step"]
+    for one, other in zip(sums["none"], sums["masks"], strict=True):
+        # each client's upload is cut by less than a step, its noise rounded by half of one
+        assert float((one - other).abs().max()) <= 8 * 1.5 * step
+        assert not torch.equal(one, other)
+    assert 8 * 1.5 * step < 1e-4 * 1.5 * 0.01
+    _, totals, exact = summed(started(data), secure="masks", clients=37)  # the last has 3
+    assert [round(float((t - e).std()) / 0.015, 0) for t, e in zip(totals, exact, strict=True)] \
+        == [1.0, 1.0]
+
+
+def test_one_user_moves_a_sum_by_no_more_than_the_bound(data):
+    """With that user's history and without, all else equal: the same clients in the same rounds,
+    and the same others' uploads."""
+    absent = np.arange(40) == 3
+    found = [summed(started(world), noise_multiplier=1e-9)[1]
+             for world in (data, data.without_users(absent))]
+    moved = [float((a - b).norm()) for a, b in zip(*found, strict=True)]
+    assert sum(m > 1e-6 for m in moved) == 1  # a user is in one round of an epoch
+    assert 0.005 < max(moved) <= 0.01 * 1.0001
+
+
+@pytest.mark.parametrize("z", [0.8, 3.0])
+def test_epsilon_is_that_of_a_gaussian_for_each_epoch(data, z):
+    from bench.accounting import epsilon_of, gaussian_epsilon
+
+    defense = Federated(**{**NOISY, "noise_multiplier": z, "delta": 1e-4})
+    model = started(data, epochs=3, patience=2)
+    fit = model.fit(defense, lambda event: None)
+    assert fit.history == []  # no validation score is looked at
+    spent = defense.spent(fit)
+    assert spent == {"delta": 1e-4, "epsilon": gaussian_epsilon(z, 1e-4, 3)}
+    # as the accountant of dp-sgd counts for users who are in every step
+    assert spent["epsilon"] == pytest.approx(epsilon_of(1.0, z, 3, 1e-4), rel=0.01)
+    assert fit.notes["federated"]["rounds_per_user"] == 3
+    assert fit.notes["federated"]["adjacency"].startswith("one user's whole history")
+    assert "against everybody but the server" in fit.notes["federated"]["adjacency"]
+    assert defense.spent(FitResult(notes=fit.notes, history=[0.1])) == {}
+
+
+@pytest.mark.parametrize(("honest", "dropout", "quoted"), [
+    (1.0, 0.0, True), (1.0, 0.3, False), (0.3, 0.3, True)])
+def test_where_noise_is_missing_nothing_is_quoted(data, honest, dropout, quoted):
+    engine, totals, exact = summed(started(data), epochs=2, honest=honest, dropout=dropout)
+    fit = FitResult(notes=engine.loop.notes)
+    assert bool(engine.hyper.spent(fit)) is quoted
+    assert (engine.facts["rounds_short_of_noise"] == 0) is quoted
+    noise = torch.stack([t - e for t, e in zip(totals, exact, strict=True)])
+    least = min(float(n.std()) for n in noise)
+    assert (least > 0.015 * 0.85) is quoted  # what is quoted is there
+
+
+def test_who_has_no_row_is_asked_all_the_same(data):
+    few = data.without_users(np.arange(40) % 2 == 0)
+    engine, totals, exact = summed(started(few))
+    assert engine.facts["clients_per_round"] == 8.0
+    assert engine.facts["rounds"] == 5
+    assert float((torch.stack(totals) - torch.stack(exact)).std()) == pytest.approx(0.015, rel=0.1)
+
+
 # -- what it refuses ---------------------------------------------------------------------------
 
 def test_models_that_clients_cannot_train_are_refused(data):
@@ -447,7 +599,11 @@ def test_models_that_clients_cannot_train_are_refused(data):
     ({"secure": "masks", "clip": math.inf}, "clip"),
     ({"secure": "masks", "aggregation": "median"}, "aggregation"),
     ({"secure": "encrypted", "clients": 0}, "clients"),
-    ({"secure": "masks", "cover": 1}, "cover")])
+    ({"secure": "masks", "cover": 1}, "cover"),
+    ({**NOISY, "user_clip": math.inf}, "user_clip"),
+    ({**NOISY, "weights": "rows"}, "weights"),
+    ({**NOISY, "aggregation": "median"}, "aggregation"),
+    ({**NOISY, "cover": 1}, "cover")])
 def test_contradictions_are_refused(params, key):
     with pytest.raises(InputError) as caught:
         Federated(**params)

@@ -346,6 +346,24 @@ def test_a_mean_over_clients_counts_the_malicious_ones(data, honest, secure, mon
                           before.items.weight - 0.5 * total / len(who), atol=1e-5)
 
 
+@pytest.mark.parametrize(("honest", "quoted"), [(1.0, False), (0.5, True)])
+def test_malicious_clients_add_no_noise_and_privacy_does_not_count_on_them(data, honest, quoted):
+    from bench.training import FitResult
+
+    made = engine(FedRecAttack(budget=0.25, items=5), data, clients=25, weights="equal",
+                  user_clip=0.1, noise_multiplier=2.0, honest=honest, secure="masks")
+    seen = {}
+    add = made.aggregator.add
+    made.aggregator.add = lambda clients, g: (  # type: ignore[method-assign]
+        seen.update(zip(clients, g["items.weight"], strict=True)), add(clients, g))[1]
+    made.run_epoch(1)
+    touched = {u: int(g.ne(0).any(dim=1).sum()) for u, g in seen.items()}
+    assert len(touched) == 50
+    assert all((n == 32) if u < 40 else (n <= 5) for u, n in touched.items())
+    assert bool(made.hyper.spent(FitResult(notes=made.loop.notes))) is quoted
+    assert made.facts["least_noise"] >= 1.0 if quoted else made.facts["least_noise"] < 1.0
+
+
 def test_malicious_clients_take_part_as_others_do(data):
     made = engine(FedRecAttack(budget=0.25, items=5), data, clients=10)
     seen: list[int] = []
