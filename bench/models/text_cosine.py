@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench.api import Context, Dataset, param
-from bench.text.prompted import LanguageModel
+from bench.text.pretrain import Pretrained
 
 if TYPE_CHECKING:
     from bench.text.vectors import VectorRecommender
 
 
-class TextCosine(LanguageModel):
+class TextCosine(Pretrained):
     """Score: cosine of the item's vector and the user's, who is the mean of the unit vectors of
     the items taken, weighted by decay^(how long ago), the last one 1.
 
-    Nothing is trained. Vectors are the encoder's last hidden states, pooled; with `whiten` they
+    Nothing is trained, unless the encoder is pre-trained on the items' texts first (`pretrain`).
+    Vectors are the encoder's last hidden states, pooled; with `whiten` they
     are centred and whitened first (Su et al., "Whitening Sentence Representations", 2021).
 
     Example: models: [{text-cosine: {model: tiny-random, decay: 0.9}}]

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from bench.data import Dataset
 from bench.text.encode import Encoder
 from bench.text.language import load
+from bench.text.pretraining import encoder_state, pretrain, take_encoder_state
 from bench.text.reader import TextReader
 
 if TYPE_CHECKING:
@@ -53,9 +54,11 @@ class VectorRecommender(TextReader):
     def fit(self, defense: Defense, progress: Progress) -> FitResult:
         from bench.training import FitResult
 
+        notes = pretrain(self.encoder, self.hyper, self.data, self.texts, self.ctx, progress)
+        self.forget()
         if self.hyper.whiten:
             self._white = whitening(self.encoder(self.texts), self.hyper.whiten)
-        return FitResult()
+        return FitResult(notes=notes)
 
     def items(self) -> Tensor:
         """Unit vectors of the items as their texts are now, (n_items, k)."""
@@ -80,11 +83,13 @@ class VectorRecommender(TextReader):
         return F.normalize(profile, dim=1) @ items.T  # (B, n_items)
 
     def state(self) -> dict[str, Tensor]:
+        learned = encoder_state(self.encoder, self.hyper)
         if self._white is None:
-            return {}
-        return {"mean": self._white[0].cpu(), "matrix": self._white[1].cpu()}
+            return learned
+        return learned | {"mean": self._white[0].cpu(), "matrix": self._white[1].cpu()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         device = self.ctx.device
+        state = take_encoder_state(self.encoder, self.hyper, state)
         self._white = (state["mean"].to(device), state["matrix"].to(device)) if state else None
         self.forget()
