@@ -57,7 +57,8 @@ class PromptedModel(LanguageModel):
         if above is not None:
             above()
         self.the_prompt()
-        self.retrieving()
+        if self.retriever != type(self).retriever:  # looking it up needs all models, also this one
+            self.retrieving()
 
     def the_prompt(self) -> Prompt:
         """The prompt that it asks with, a `bench.text.prompts.Prompt`."""

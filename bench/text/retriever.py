@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from bench.api import ModelPlugin
 
 
+@functools.cache
 def parse(text: str) -> ModelPlugin:
     """The model plugin that a text names, with its parameters checked.
 
