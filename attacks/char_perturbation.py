@@ -74,7 +74,7 @@ def misspelt(word: str, kind: str, places: int, rng: np.random.Generator) -> Ite
     """The word after one operation, at up to `places` places behind its first letter."""
     last = {"swap": len(word) - 1, "insert": len(word) + 1}.get(kind, len(word))
     able = [i for i in range(1, last)
-            if kind != "homoglyph" or word[i].lower() in HOMOGLYPHS]
+            if kind != "homoglyph" or word[i] in HOMOGLYPHS]
     for i in sorted(rng.permutation(len(able))[:places].tolist()):
         at = able[i]
         before, letter, after = word[:at], word[at:at + 1], word[at + 1:]
@@ -85,7 +85,7 @@ def misspelt(word: str, kind: str, places: int, rng: np.random.Generator) -> Ite
         elif kind == "space":
             yield f"{before} {letter}{after}"
         elif kind == "homoglyph":
-            yield before + HOMOGLYPHS[letter.lower()] + after
+            yield before + HOMOGLYPHS[letter] + after
         else:
             other = LETTERS[int(rng.integers(len(LETTERS)))]
             yield before + other + (after if kind == "substitute" else letter + after)

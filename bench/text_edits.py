@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from bench.text_shown import Shown
 
-_WORD = re.compile(r"([^\W\d_]+(?:['’-][^\W\d_]+)*)")  # noqa: RUF001 (the apostrophe of titles)
+_WORD = re.compile(r"([^\W\d_]+(?:['’-][^\W\d_]+)*)")
 
 Variants = Callable[[list[str], int], Iterable[str]]
 """Replacements of one word: of the parts of a text, and of the place of the word among them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ class Shown:
     asked: int = 0
     _known: dict[tuple[int, str], Any] = field(default_factory=dict)
     _judge: Any = None
+    _made: dict[str, Any] = field(default_factory=dict)
     _histories: dict[int, Ints] = field(default_factory=dict)
 
     def exposure(self, item: int, text: str, k: int = 20) -> float:
@@ -55,6 +56,12 @@ class Shown:
                     gain := self.gain(item, option)) > reached:
                 chosen, reached = option, gain
         return chosen
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once per attack: a language model that is not the victim's."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
 
     def _ranks(self, item: int, text: str) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Expected rank of the item for each user without it (ties in the middle)."""
