@@ -81,9 +81,9 @@ class TextAttack(ModelAttack):
             ctx: for randomness, by name.
         """
 
-    def each(self, texts: list[str], targets: Ints) -> dict[str, list[str]]:
+    def each(self, texts: list[str], targets: Ints, shown: Shown) -> dict[str, list[str]]:
         """Texts of all items under variants of the attack, by name, that are reported beside
-        what `rewrite` chose; within the same bounds."""
+        what `rewrite` chose, on the same unseen users; within the same bounds."""
         return {}
 
     # -- who and when --------------------------------------------------------------------------
@@ -144,7 +144,7 @@ class TextAttack(ModelAttack):
                      "texts": shown.facts(targets, made), "rewritten": {
                          data.item_ids[t]: made[t] for t in targets[:3].tolist()}}
             variants = {}
-            for name, texts in self.each(before, targets).items() if self.edits else ():
+            for name, texts in self.each(before, targets, shown).items() if self.edits else ():
                 with model.reading_texts(self.bounded(shown, texts, targets)):
                     variants[name] = exposures()
             if variants:
