@@ -39,4 +39,4 @@ class UniSRec(TextSequenceModel):
     def test_params(cls) -> dict[str, object]:
         return {"model": "tiny-random", "dtype": "float32", "dim": 32, "inner": 64, "layers": 1,
                 "dropout": 0.1, "attention_dropout": 0.1, "max_length": 8, "experts": 3,
-                "epochs": 12, "learning_rate": 0.01, "patience": 0}
+                "epochs": 12, "batch_size": 16, "learning_rate": 0.01, "patience": 0}
