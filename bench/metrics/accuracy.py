@@ -70,14 +70,45 @@ def ndcg(ranks: Ranks, k: int) -> Floats:
     >>> ndcg(Ranks.of([[2, 50, 51, 52, 53]], eligible=60), k=10).round(4)
     array([0.214])
     """
+    discount, _, upto = _discounts(ranks, k)
+    ideal: Floats = upto[np.minimum(ranks.counts, k)]
+    return ranks.total(discount) / ideal
+
+
+def _discounts(ranks: Ranks, k: int) -> tuple[Floats, Floats, Floats]:
+    """Expected discount of each row, 0 beyond rank K, (N,); the discounts of rank 1, 2, …; and
+    their running sums, which begin with 0."""
     n = int(max(ranks.counts.max(initial=1), (ranks.better + ranks.tied).max(initial=1)))
     each = 1.0 / np.log2(np.arange(2, n + 2))  # of rank 1, 2, …, n
     upto = np.concatenate([[0.0], np.cumsum(each)])
     low, high = np.minimum(ranks.better, k), np.minimum(ranks.better + ranks.tied, k)
-    gain = np.where(ranks.tied == 1, np.where(ranks.better < k, each[ranks.better], 0.0),
-                    (upto[high] - upto[low]) / ranks.tied)
-    ideal: Floats = upto[np.minimum(ranks.counts, k)]
-    return ranks.total(gain) / ideal
+    discount = np.where(ranks.tied == 1, np.where(ranks.better < k, each[ranks.better], 0.0),
+                        (upto[high] - upto[low]) / ranks.tied)
+    return discount, each, upto
+
+
+def ndcg_graded(ranks: Ranks, k: int, ratings: Floats) -> Floats:
+    """nDCG with the gain 2^(rating + 1) − 1 of each relevant item (the exponential gain of Burges
+    et al., ICML 2005, with ratings moved by one so that a rating of 0 gains something; Elliot's
+    "nDCG" with threshold 0).
+
+    Σ_{k≤K} gain/log2(k+1) over the same sum for the K largest gains in T, best first.
+
+    Args:
+        ratings: of each relevant item, in the order of the rows of `ranks`, shape (N,).
+
+    Ratings 1 and 3 at ranks 1 and 2, gains 3 and 15; the ideal has 15 first:
+    (3 + 15·0.6309)/(15 + 3·0.6309) = 0.7378.
+
+    >>> ndcg_graded(Ranks.of([[1, 2]], eligible=20), 10, np.array([1.0, 3.0])).round(4)
+    array([0.7378])
+    """
+    discount, each, _ = _discounts(ranks, k)
+    gains = 2.0 ** (ratings + 1) - 1
+    best = gains[np.lexsort((-gains, ranks.owner))]
+    place = np.arange(len(best)) - ranks.starts[ranks.owner]
+    ideal = ranks.total(np.where(place < k, best * each[place], 0.0))
+    return ranks.total(gains * discount) / ideal
 
 
 def mrr(ranks: Ranks, k: int) -> Floats:
