@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from bench.data import Dataset
+from bench.data import Dataset, Interactions
 from bench.errors import InputError
 from bench.metrics.groups import user_groups
 
@@ -48,7 +48,8 @@ def _sides(data: Dataset, attribute: str, value: str) -> Sides:
     if value and value not in members:
         raise InputError(f"no user of {data.name} has {attribute}={value}",
                          hint=f"known: {', '.join(list(members)[:20])}")
-    inside = members[value or next(iter(members))] > 0  # (genuine users,)
+    value = value or next(iter(members))
+    inside = members[value] > 0  # (genuine users,)
     known = sum((m for m in members.values()), start=np.zeros(len(inside))) > 0
     found = np.full(data.n_users, -1, np.int64)
     found[:len(inside)] = np.where(inside, 1, np.where(known, 0, -1))
@@ -126,18 +127,43 @@ def labels_of(data: Dataset, attribute: str) -> tuple[Sides, list[str]]:
     names: (n_users,). Numbers with many values are cut into thirds.
 
     Raises:
-        InputError: no such attribute, too many values, or fewer than two.
+        InputError: no such attribute, too many values, or fewer than two that somebody has alone.
     """
     if attribute not in data.user_attributes:
         raise InputError(f"users of {data.name} have no attribute {attribute!r}", hint="they have "
                          + (", ".join(sorted(data.user_attributes)) or "none"))
     members = user_groups(data, attribute).members
-    if len(members) < 2:
-        raise InputError(f"all users of {data.name} have one value of {attribute!r}, or none")
-    inside = np.stack(list(members.values())) > 0  # (classes, genuine users)
+    inside = np.stack([*members.values(), np.zeros(data.n_genuine)]) > 0  # (classes + 1, genuine)
+    alone = inside.sum(axis=0) == 1  # (genuine users,)
+    taken = inside[:, alone].any(axis=1)  # (classes + 1,): a class that nobody has alone is none
+    if taken.sum() < 2:
+        raise InputError(f"all users of {data.name} have one value of {attribute!r}, several at "
+                         "once, or none")
     found = np.full(data.n_users, -1, np.int64)
-    found[:inside.shape[1]] = np.where(inside.sum(axis=0) == 1, inside.argmax(axis=0), -1)
-    return found, list(members)
+    found[:len(alone)] = np.where(alone, inside[taken].argmax(axis=0), -1)
+    names = list(members)
+    return found, [names[k] for k in np.flatnonzero(taken)]
+
+
+def rated(model: object, data: Dataset) -> Interactions:
+    """The train rows that a model learns from: all of them where it predicts ratings, and those
+    that count as liked for all others."""
+    return data.train if getattr(model, "score_kind", "") == "rating" else data.train.positives()
+
+
+def rated_counts(model: object, data: Dataset) -> Sides:
+    """How many of these rows each item has, (n_items,)."""
+    rows = rated(model, data)
+    key = "_rated" if rows is data.train else "_liked"  # kept: losses ask for it at every step
+    if key not in data.__dict__:
+        data.__dict__[key] = np.bincount(rows.items, minlength=data.n_items)
+    found: Sides = data.__dict__[key]
+    return found
+
+
+def reason(error: InputError) -> str:
+    """What is wrong, without the place in a grid that the function that found it had in mind."""
+    return error.what + (f" ({error.hint})" if error.hint else "")
 
 
 def most_active(data: Dataset, share: float) -> Sides:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.data import Dataset, Floats, Ints
-from bench.errors import PluginError
+from bench.errors import CannotActError
 from bench.fairness import Sides
 from bench.models.base import Recommender, user_blocks
 from bench.rerank import Reranked, unit
@@ -60,7 +60,7 @@ def solve(scores: Floats, gains: Floats, side: Sides, length: int, eps: float) -
         scores: (U, N), best first, −inf for no candidate. gains: (U, N). side: 1, 0 or −1, (U,).
 
     Raises:
-        PluginError: the candidates do not allow a gap as small as eps.
+        CannotActError: the candidates do not allow a gap as small as eps.
     """
     there, length = np.isfinite(scores), min(length, scores.shape[1])
     effect = np.zeros(scores.shape)  # of an item in a list on M(1) − M(0)
@@ -80,9 +80,9 @@ def solve(scores: Floats, gains: Floats, side: Sides, length: int, eps: float) -
         while at(high)[1] > eps:
             low, high = high, high * 4
             if high > 1e12:
-                raise PluginError(f"no lists of {length} out of {scores.shape[1]} candidates bring "
-                                  f"the groups within {eps:g} of each other; allow more "
-                                  "candidates or a larger eps")
+                raise CannotActError(f"no lists of {length} out of {scores.shape[1]} candidates "
+                                     f"bring the groups within {eps:g} of each other; allow more "
+                                     "candidates or a larger eps")
         while (middle := (low + high) / 2) not in (low, high):
             low, high = (middle, high) if at(middle)[1] > eps else (low, middle)
         places = _between(at(low)[0], at(high)[0], sign * effect, eps)
@@ -118,6 +118,10 @@ class FairLists(Reranked):
     The relevance of a candidate is estimated on the validation split: per side, a logistic
     regression of whether a candidate was taken up there on its rank, its score within the user's
     candidates, and its popularity. Lists are made anew when the model changes (`forget`).
+
+    Raises:
+        CannotActError: when lists are asked for: nothing says what a side's lists are worth, or no
+            lists are as alike as that.
     """
 
     def __init__(self, base: Recommender, data: Dataset, side: Sides, length: int,
@@ -146,6 +150,10 @@ class FairLists(Reranked):
             self._solved[split] = solve(scores, gains, self.side, self.length, self.eps)
         return self._solved[split]
 
+    def judged(self) -> Ints:
+        """Users with a positive in the validation split."""
+        return np.unique(self.seen.valid.positives().users)
+
     def _candidates(self, split: str) -> tuple[Ints, Floats]:
         """Every user's candidates and their scores, (n_users, N) each."""
         parts = []
@@ -167,17 +175,24 @@ class FairLists(Reranked):
         keys = np.unique(truth.users * data.n_items + truth.items)
         owner = np.arange(data.n_users)[:, None]
         label = np.isin(owner * data.n_items + known_items, keys)  # (n_users, N)
-        judged = np.isin(np.arange(data.n_users), truth.users)
+        judged = np.isin(np.arange(data.n_users), self.judged())
         found = np.zeros(items.shape)
         for which in (1, 0):
             fit = judged & (self.side == which)
             x, y = self._features(known_items[fit], known[fit]), label[fit].ravel()
             there = np.isfinite(known[fit]).ravel()
             own = self.side == which
-            if y[there].any():
-                model = LogisticRegression(max_iter=1000, random_state=0).fit(x[there], y[there])
-                p = model.predict_proba(self._features(items[own], scores[own]))[:, 1]
-                found[own] = p.reshape(int(own.sum()), -1)
+            if not y[there].any():  # worth 0 for all of them would "close" any gap
+                raise CannotActError(
+                    f"user-fairness: of {int(fit.sum())} users of {'one' if which else 'the other'}"
+                    f" group with validation items, nobody has one among {items.shape[1]} "
+                    "candidates, so that lists have no known worth; allow more candidates")
+            if y[there].all():
+                found[own] = 1.0
+                continue
+            model = LogisticRegression(max_iter=1000, random_state=0).fit(x[there], y[there])
+            p = model.predict_proba(self._features(items[own], scores[own]))[:, 1]
+            found[own] = p.reshape(int(own.sum()), -1)
         return np.where(np.isfinite(scores), found, 0.0)
 
     def _features(self, items: Ints, scores: Floats) -> Floats:

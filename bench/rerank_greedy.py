@@ -57,7 +57,7 @@ class Quota(Reranked):
         self.tail = torch.as_tensor(tail_of(data), dtype=torch.bool, device=base.ctx.device)
 
     def choose(self, users: Tensor, items: Tensor, values: Tensor, split: str) -> Tensor:
-        tail = self.tail[items]  # (B, N)
+        tail = self.tail[items] & values.isfinite()  # (B, N)
         order = -torch.arange(items.shape[1], dtype=values.dtype, device=items.device)  # best: 0
         inside = torch.zeros(len(items), dtype=torch.long, device=items.device)
 
@@ -68,6 +68,20 @@ class Quota(Reranked):
             return order - (short[:, None] & ~tail) * (2.0 * items.shape[1])
 
         return greedy(self.length, values, gain)
+
+    def missed(self) -> float:
+        """Share of the users with lists that hold fewer tail items than asked for, as there were
+        too few among the candidates."""
+        from bench.models.base import user_blocks
+
+        short, needed = 0, torch.as_tensor(self.needed, device=self.ctx.device)
+        with torch.no_grad(), self.base.evaluating():
+            for users in user_blocks(np.arange(self.seen.n_users), 1024, self.ctx.device):
+                items, values = self.best(self.base.scores(users).detach(), users, "test")
+                tail = self.tail[items] & values.isfinite()
+                got = tail.gather(1, self.choose(users, items, values, "test")).cumsum(dim=1)
+                short += int((got < needed).any(dim=1).sum())
+        return short / self.seen.n_users
 
 
 class Calibrated(Reranked):

@@ -37,6 +37,7 @@ class CalibratedRerank(Defense):
     candidates: int = param(100, "best items of the model that are chosen from", low=1)
 
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
+        from bench.fairness import reason
         from bench.metrics.groups import item_groups
 
         if self.attribute not in data.item_attributes:
@@ -45,7 +46,7 @@ class CalibratedRerank(Defense):
         try:
             groups = item_groups(data, self.attribute)
         except InputError as error:
-            return str(error)
+            return reason(error)
         if len(groups.members) < 2:
             return f"all items of {data.name} have one {self.attribute}, or none"
         return None

@@ -96,13 +96,17 @@ class Focf(Defense):
             return None
         from bench.fairness import item_means
 
-        compared = []
+        compared, acts = [], False
         for batch in loop.batches(1):
             side = self._side(loop.model, batch)
             compared.append(len(item_means(batch["ratings"], batch["items"], side)[0]))
-        if not any(compared) and self.measure != "non-parity":
-            raise PluginError(f"{self.name}: no batch holds an item that both groups rated, so "
-                              "there is nothing to make alike; raise the model's batch_size")
+            acts |= bool((side == 1).any() and (side == 0).any()) \
+                if self.measure == "non-parity" else compared[-1] > 0
+        if not acts:
+            what = "ratings of both groups" if self.measure == "non-parity" else \
+                "an item that both groups rated"
+            raise PluginError(f"{self.name}: no batch holds {what}, so there is nothing to make "
+                              "alike; raise the model's batch_size")
         loop.notes["focf"] = {"items_compared_per_batch": sum(compared) / len(compared),
                               "batches": len(compared)}
         return None

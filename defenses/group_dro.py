@@ -48,13 +48,14 @@ class GroupDro(Defense):
     start: str = param("shares", "where the weights start", choices=("shares", "uniform"))
 
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
+        from bench.fairness import reason
         from bench.imbalance import labels
         from bench.rowloss import itemwise, termwise
 
         try:
             labels(data, self.of, self.groups)
         except InputError as error:
-            return str(error)
+            return reason(error)
         return termwise(model) if self.of == "users" else itemwise(model)
 
     def idle(self) -> bool:
@@ -82,6 +83,7 @@ class _Weights:
     def __init__(self, hyper: GroupDro, loop: Loop) -> None:
         import torch
 
+        from bench.fairness import rated
         from bench.imbalance import labels
 
         data, device = loop.model.data, loop.model.ctx.device
@@ -90,7 +92,7 @@ class _Weights:
         names, of = labels(data, hyper.of, hyper.groups)
         self.names = [*names, "labelled negatives"] if hyper.of == "items" else names
         self.label = torch.as_tensor(of, device=device)  # (n_users,) or (n_items,)
-        rows = data.train.positives()
+        rows = rated(loop.model, data)
         counts = torch.bincount(self.label[torch.as_tensor(
             rows.users if hyper.of == "users" else rows.items, device=device)],
             minlength=len(self.names)).double()

@@ -21,9 +21,10 @@ class Ips(Defense):
     For implicit feedback as in Saito et al. (WSDM 2020): the loss of a positive row of item i is
     multiplied by 1 / max(π_i^gamma, clip), where the propensity π_i = c_i / max c is the item's
     train positives over those of the most popular one (the estimate of Saito et al., who take
-    gamma .5). Clipping bounds the weights by 1 / clip, at the price of bias; clip 0 does not clip.
-    With `normalise` (self-normalised IPS) the weights of a batch's positives are divided by their
-    mean, which lowers the variance and keeps the step length. Rows labelled as negatives keep
+    gamma .5); for a model that predicts ratings, its rated rows, liked or not. Clipping bounds the
+    weights by 1 / clip, at the price of bias; clip 0 does not clip. With `normalise`
+    (self-normalised IPS) the weights of a batch's positives are divided by their mean, which
+    lowers the variance and keeps the step length. Rows labelled as negatives keep
     weight 1; regularisers stay as they are. gamma 0 equals `none` bit for bit.
 
     Test items were chosen with the same bias, so that the plain test metrics reward what IPS
@@ -43,12 +44,12 @@ class Ips(Defense):
 
         return itemwise(model)
 
-    def weights(self, data: Dataset) -> Floats:
+    def weights(self, data: Dataset, model: object = None) -> Floats:
         """1 / max(π_i^gamma, clip) of every item, (n_items,); an item nobody took counts once."""
-        from bench.imbalance import shares
+        from bench.fairness import rated_counts
 
-        found = shares(data)
-        made: Floats = 1.0 / np.maximum((found / found.max()) ** self.gamma, self.clip)
+        counts = np.maximum(rated_counts(model, data), 1)
+        made: Floats = 1.0 / np.maximum((counts / counts.max()) ** self.gamma, self.clip)
         return made
 
     def loss(self, model: TorchRecommender, batch: Batch, clean_loss: Tensor,
@@ -59,7 +60,7 @@ class Ips(Defense):
         from bench.rowloss import row_terms
 
         terms = row_terms(model, batch)
-        weights = by_item(terms, self.weights(model.data))  # (T,)
+        weights = by_item(terms, self.weights(model.data, model))  # (T,)
         if self.normalise:
             positive = terms.positive()
             weights[positive] /= weights[positive].mean()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.api import Context, Dataset, Defense, param
 
@@ -20,7 +20,8 @@ class PopularityRerank(Defense):
     1 minus its share in the list so far (smooth). s is the score brought to 0 … 1 among the
     candidates. "quota" (after FA*IR, Zehlike et al., CIKM 2017): every prefix of k items holds at
     least the α-quantile of Bin(k, share) tail items, each taken as late and as good as possible;
-    α is not adjusted for testing many prefixes.
+    α is not adjusted for testing many prefixes. Where a user's candidates hold too few tail items,
+    the list has those and then the model's order; the report gives the share of such users.
 
     The tail is all but the most popular 20 % of the items, counted on the rows that the model
     was trained on: a defender has no clean counts. Items beyond `length` keep their order.
@@ -52,6 +53,12 @@ class PopularityRerank(Defense):
             return XQuad(model, data, self.length, self.candidates, self.strength,
                          self.coverage == "binary")
         return Quota(model, data, self.length, self.candidates, self.share, self.alpha)
+
+    def served_facts(self, model: Recommender) -> dict[str, Any]:
+        """Of quota: how many users' candidates did not allow it."""
+        from bench.rerank_greedy import Quota
+
+        return {"quota_missed": model.missed()} if isinstance(model, Quota) else {}
 
     @classmethod
     def neutral_params(cls) -> dict[str, object]:

@@ -17,7 +17,8 @@ class UserFairness(Defense):
     """User-oriented group fairness by re-ranking (UGF; Li et al., WWW 2021).
 
     max Σ_ui s_ui·w_ui subject to Σ_i w_ui = K for each user, 0 ≤ w ≤ 1, and
-    |M(G₁) − M(G₂)| ≤ eps, where M is the mean F1@K (or precision, recall) of a group's users:
+    |M(G₁) − M(G₂)| ≤ eps, where M is the mean F1@K (or precision, recall) of a group's users and
+    s the score brought to 0 … 1 among a user's candidates, as models have scales of their own:
     linear in w, so that the whole is a linear program over users × candidates. It is solved exactly
     by its dual, which is one number; where its optimum mixes two lists, one of them is served, so
     that the constraint may be missed where one exchange of items changes the gap by over 2·eps.
@@ -80,13 +81,16 @@ class UserFairness(Defense):
                          self.metric)
 
     def served_facts(self, model: Recommender) -> dict[str, Any]:
-        """The expected metric of both groups, before and after: which side paid."""
+        """The expected metric of both groups, before and after: which side paid; and how many
+        users of each it was estimated on."""
         from bench.rerank_fair import FairLists
 
         if not isinstance(model, FairLists):
             return {}
         found = model.solution()
-        return {f"expected_{self.metric}": {
+        judged = {name: int((model.side[model.judged()] == which).sum())
+                  for which, name in ((1, "group"), (0, "rest"))}
+        return {"users_judged": judged, f"expected_{self.metric}": {
             "group": {"before": found.before[0], "after": found.after[0]},
             "rest": {"before": found.before[1], "after": found.after[1]},
             "gap": {"before": abs(found.before[0] - found.before[1]),

@@ -136,15 +136,19 @@ def spread(shares: Floats) -> float:
 
 
 def opportunity(chance: Floats, group: Ints, n_groups: int = 2) -> Floats:
-    """P(in the list | group, relevant) from relevant pairs: (n_groups,).
+    """P(in the list | group, relevant) from relevant pairs: (n_groups,). A group of which nothing
+    is relevant has no such share: NaN, and with it `spread`.
 
     Two relevant pairs of group 0, one found; four of group 1, one found:
 
     >>> opportunity(np.array([1., 0., 1., 0., 0., 0.]), np.array([0, 0, 1, 1, 1, 1]))
     array([0.5 , 0.25])
+    >>> opportunity(np.array([1.]), np.array([1]))
+    array([nan,  1.])
     """
-    return np.bincount(group, chance, n_groups) / np.maximum(
-        np.bincount(group, minlength=n_groups), 1)
+    count = np.bincount(group, minlength=n_groups)
+    found: Floats = np.bincount(group, chance, n_groups) / np.maximum(count, 1)
+    return np.where(count > 0, found, np.nan)
 
 
 def pru(popularity: Ints, ranks: Floats, owner: Ints, least: int = 3) -> float:
