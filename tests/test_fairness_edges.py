@@ -167,7 +167,7 @@ def placed(data: Dataset, rank: int) -> RandomScores:
 
 def test_lists_of_unknown_worth_are_refused_and_certain_ones_are_worth_one(blocks):
     defense = UserFairness(attribute="gender", length=2, candidates=2, metric="precision")
-    with pytest.raises(CannotActError, match="20 users of one group.* 2 candidates"):
+    with pytest.raises(CannotActError, match=r"20 users of one group.* 2 candidates"):
         defense.harden(placed(blocks, 10), blocks, CTX).solution()
     defense = UserFairness(attribute="gender", length=1, candidates=1, metric="precision")
     served = defense.harden(placed(blocks, 1), blocks, CTX)  # each candidate was taken up
