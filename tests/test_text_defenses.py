@@ -13,14 +13,15 @@ import torch
 
 from bench.context import Context
 from bench.data import Dataset
-from bench.models.base import build
+from bench.models.base import Recommender, build
+from bench.purifying import Support
 from bench.registry import Registry
-from bench.stages import Prepared, harden
+from bench.stages import Prepared, harden, under_attack
 from bench.text import prompts
 from bench.text.lookalikes import LOOKALIKES, latin, unseen
+from bench.text.voting import ranks
 
 REGISTRY = Registry()
-TEXT_FILTERS = ("text-sanitizer", "delimited-prompt", "perplexity-filter")
 
 
 def plugin(kind: str, name: str, **params: Any) -> Any:
@@ -298,3 +299,236 @@ def test_delimiters_need_a_prompt_and_its_variant(data: Dataset, tmp_path: Any) 
     assert "between no delimiters" in other.unfit(mine, data)
     other = plugin("defenses", "delimited-prompt", prompt="yes-no-delimited")
     assert other.unfit(mine, data) is None
+
+
+# -- perplexity ----------------------------------------------------------------------------------
+
+def odd(data: Dataset, model: str = "text-cosine", **params: Any) -> tuple[Any, Any, Any]:
+    defense = plugin("defenses", "perplexity-filter", **{"judge": "tiny-random", "quantile": 0.9}
+                     | params)
+    made = served(data, defense, model)
+    return defense, made, made.filters[0]
+
+
+def test_perplexity_is_that_of_each_text_alone(data: Dataset) -> None:
+    _, _, own = odd(data)
+    begin = own.language.begin or [own.language.tokenizer.eos_token_id]
+    for text in [data.item_text[3], "other words x"]:  # type: ignore[index]
+        row = [*begin, *own.language.ids(text)]
+        with torch.no_grad():
+            p = own.language.module(input_ids=torch.tensor([row])).logits[0].log_softmax(1)
+        slow = [float(p[n, t]) for n, t in enumerate(row[len(begin):], len(begin) - 1)]
+        assert own.perplexities([text])[0] == pytest.approx(np.exp(-np.mean(slow)), rel=1e-3)
+
+
+@pytest.mark.parametrize("quantile", [0.5, 0.9, 1.0])
+def test_false_positives_are_what_the_quantile_says(data: Dataset, quantile: float) -> None:
+    defense, model, own = odd(data, quantile=quantile)
+    found = sorted(own.genuine)
+    n = data.n_items
+    cut = sum(a != b for a, b in zip(model.texts, data.item_text or (), strict=True))
+    assert cut == sum(p > own.threshold * (1 + 1e-5) for p in found)
+    assert (1 - quantile) * n - 1 <= cut <= (1 - quantile) * n
+    facts = defense.served_facts(model)
+    assert facts["false_positives"] == pytest.approx(cut / n)
+    assert set(facts["false_positives_by_popularity"]) == {"head", "mid", "tail"}
+    half = [own.genuine[::2], own.genuine[1::2]]
+    held = [(half[1 - k] > np.quantile(half[k], quantile, method="higher") * (1 + 1e-5)).sum()
+            for k in (0, 1)]
+    assert facts["false_positives_held_out"] == pytest.approx(sum(held) / n)
+
+
+def test_the_threshold_comes_from_clean_texts_and_no_test_row(data: Dataset) -> None:
+    _, model, own = odd(data)
+    before = own.threshold
+    with model.reading_texts(["zq xv %% jj"] * data.n_items):
+        assert own.threshold == before
+    _, _, other = odd(data.replace(test=data.test[:0]))
+    assert other.threshold == before
+
+
+def test_a_text_loses_its_odd_part_alone(data: Dataset) -> None:
+    _, _, own = odd(data)
+    scale = {"odd": 100.0, "fine": 1.0}
+    own.threshold = 30.0
+    own.perplexities = lambda texts: np.array(
+        [np.mean([scale.get(w.strip("."), 10.0) for w in t.split()]) for t in texts])
+    assert own(["fine fine.", "Fine fine. Odd odd odd.", "odd odd. fine word. odd"]) == [
+        "fine fine.", "Fine fine.", "fine word."]
+    assert own(["a b c odd odd odd d e f"]) == ["a b c d e f"]
+    assert own(["odd", "odd odd odd odd odd odd odd", "(no description)"]) == [
+        "(no description)"] * 3
+
+
+def test_the_filter_is_idempotent(data: Dataset) -> None:
+    _, _, own = odd(data)
+    rng = np.random.default_rng(2)
+    texts = [*(data.item_text or ()), "", *(" ".join(rng.choice(
+        ["title", "genre1", "zq", "%%", "great.", "7"], size=9).tolist()) for _ in range(30))]
+    once = own(texts)
+    assert once != texts
+    assert own(once) == once
+
+
+def test_a_filter_without_a_judge_says_so(data: Dataset) -> None:
+    made = plugin("defenses", "perplexity-filter")
+    assert "no language model" in made.unfit(plugin("models", "text-cosine", model="tiny-random"),
+                                             data)
+
+
+# -- votes ---------------------------------------------------------------------------------------
+
+def test_ranks_agree_with_counting() -> None:
+    s = torch.tensor([[3.0, 1.0, 3.0, -torch.inf], [0.0, 0.0, 0.0, 0.0]])
+    assert ranks(s).tolist() == [[1.5, 3.0, 1.5, 4.0], [2.5] * 4]
+
+
+@pytest.mark.parametrize("writer", ["", "tiny-random"])
+def test_the_median_rank_is_the_majority_at_every_length(data: Dataset, writer: str) -> None:
+    defense = plugin("defenses", "paraphrase-vote", paraphrases=3, writer=writer, longest=4)
+    model = served(data, defense)
+    bare = served(data, plugin("defenses", "none"))
+    users = torch.arange(8)
+    votes = []
+    for which in range(3):
+        with bare.reading_texts(model.worded(data.item_text, which)):
+            given = bare.scores(users).double()
+        for u in range(8):
+            given[u, torch.from_numpy(bare.history(u, "test"))] = -torch.inf
+        votes.append(ranks(given))
+    assert not torch.equal(votes[0], votes[1])
+    found = model.scores(users)
+    middle = -found.double()
+    for k in range(1, data.n_items):
+        most = sum((v <= k).int() for v in votes) >= 2
+        assert torch.equal(middle < k + 0.25, most), k
+    facts = defense.served_facts(model)
+    assert facts["wordings"] == 3
+    assert facts["clean_texts_changed"][0] == 0 < facts["clean_texts_changed"][1]
+
+
+def test_a_vote_reads_what_an_attack_wrote_and_forgets_it(data: Dataset) -> None:
+    model = served(data, plugin("defenses", "paraphrase-vote"), "yes-no", candidates=6, history=2)
+    before = scores(model)
+    changed = [f"{t} great" for t in data.item_text or ()]
+    with model.reading_texts(changed):
+        during = scores(model)
+        assert model.worded(model._texts, 0) == changed
+    assert not torch.equal(during, before)
+    assert torch.equal(scores(model), before)
+    other = served(data.replace(item_text=changed), plugin("defenses", "none"), "yes-no",
+                   candidates=6, history=2)
+    assert other.texts == changed
+
+
+# -- histories -----------------------------------------------------------------------------------
+
+def test_support_agrees_with_counting_other_users(data: Dataset) -> None:
+    rows = data.train.positives()
+    taken: dict[int, set[int]] = {}
+    for user, item in zip(rows.users.tolist(), rows.items.tolist(), strict=True):
+        taken.setdefault(user, set()).add(item)
+    support = Support(data)
+    for user, history in ((0, [1, 5, 9]), (3, [*taken[3]]), (7, [2, 2, 4]), (1, [6])):
+        others = [t for u, t in taken.items() if u != user]
+        count = {i: sum(i in t for t in others) for i in history}
+        slow = []
+        for i in history:
+            likes = [sum(i in t and j in t for t in others)
+                     / (max(count[i], 1) * max(count[j], 1)) ** 0.5 for j in history if j != i]
+            slow.append(np.mean(likes) if likes else np.inf)
+        assert support(user, np.array(history)).tolist() == pytest.approx(slow)
+
+
+def test_what_is_inserted_goes_and_little_else(data: Dataset) -> None:
+    defense = plugin("defenses", "retrieval-purifier", quantile=0.1)
+    model = served(data, defense, "text-cosine")
+    facts = defense.served_facts(model)
+    assert 0 < facts["clean_items_dropped"] <= 0.1
+    inserted = kept = 0
+    for user, history in enumerate(model.clean):
+        block = user % 4  # the items of another block are what nobody like this user takes
+        foreign = next(i for i in range(20, data.n_items)
+                       if i % 4 != block and i not in history)
+        pure = model.purified(user, np.append(history, foreign))
+        assert set(pure) <= {*history.tolist(), foreign}
+        assert len(history) + 1 - len(pure) <= 0.3 * (len(history) + 1)
+        inserted, kept = inserted + 1, kept + (foreign in pure)
+    assert (inserted - kept) / inserted > 3 * facts["clean_items_dropped"]
+    assert model.purified(0, np.array([3])).tolist() == [3]
+    assert len(model.purified(0, np.array([], np.int64))) == 0
+
+
+def test_histories_are_purified_as_they_are_read(data: Dataset) -> None:
+    defense = plugin("defenses", "retrieval-purifier", quantile=0.2)
+    model, bare = (served(data, d, "text-cosine") for d in (defense, plugin("defenses", "none")))
+    edited = [np.append(h, (int(h[-1]) + 1) % data.n_items) for h in model.histories()]
+    for given in (model.clean, edited):
+        with model.reading(given), bare.reading([model.purified(u, h)
+                                                 for u, h in enumerate(given)]):
+            assert torch.equal(scores(model), scores(bare))
+    off = served(data, plugin("defenses", "retrieval-purifier", share=0.0), "text-cosine")
+    assert torch.equal(scores(off), scores(bare))
+
+
+# -- under attack --------------------------------------------------------------------------------
+
+ALL = {"text-sanitizer": {}, "perplexity-filter": {"judge": "tiny-random", "quantile": 0.8},
+       "paraphrase-vote": {}, "delimited-prompt": {}, "retrieval-purifier": {}}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_text_attack_asks_the_defended_model_and_leaves_no_trace(data: Dataset, name: str
+                                                                   ) -> None:
+    defense, ctx = plugin("defenses", name, **ALL[name]), Context(0)
+    which = "yes-no" if name == "delimited-prompt" else "text-cosine"
+    params = {"candidates": 4, "history": 2} if which == "yes-no" else {}
+    small = data.replace(asked=np.arange(8))
+    model = served(small, defense, which, **params)
+    attack = plugin("attacks", "keyword-insertion", words=1, targets=1)
+    read: list[str] = []
+    reader = model
+    while not hasattr(reader, "texts"):
+        reader = reader.base
+    before, texts = scores(model), list(reader.texts)
+    own = type(reader).scores
+
+    def spying(self: Recommender, *args: Any) -> torch.Tensor:
+        read.extend(self.texts)  # type: ignore[attr-defined]
+        return own(self, *args)
+
+    type(reader).scores = spying
+    try:
+        with under_attack(attack, model, Prepared(small, small, small, None), ctx) as struck:
+            target = int(struck.targets[0])
+            now = reader.texts[target]
+    finally:
+        type(reader).scores = own
+    assert struck.facts["queries"] > 0
+    assert len(set(read)) > data.n_items  # it was asked with texts of its own making
+    if name == "perplexity-filter":
+        rated = model.filters[0].perplexities(sorted(set(read)))
+        limit = model.filters[0].threshold * (1 + 1e-5)
+        assert all(p <= limit or t == "(no description)"
+                   for p, t in zip(rated, sorted(set(read)), strict=True))
+    assert torch.equal(scores(model), before)
+    assert list(reader.texts) == texts
+    assert isinstance(now, str)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_is_served_does_not_depend_on_the_test_split(data: Dataset, name: str) -> None:
+    defense = plugin("defenses", name, **ALL[name])
+    which = "yes-no" if name == "delimited-prompt" else "text-cosine"
+    params = {"candidates": 4, "history": 2} if which == "yes-no" else {}
+    other = data.replace(test=data.test[:0])
+    made = [served(d, defense, which, **params) for d in (data, other)]
+    assert torch.equal(scores(made[0]), scores(made[1]))
+    assert defense.served_facts(made[0]) == defense.served_facts(made[1])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_models_that_it_cannot_act_on_get_a_reason(data: Dataset, name: str) -> None:
+    reason = plugin("defenses", name, **ALL[name]).unfit(plugin("models", "bprmf"), data)
+    assert reason is not None
+    assert "bprmf" in reason
