@@ -34,6 +34,7 @@ FAMILIES: dict[str, str] = {
     "HistoryAttack": "bench._contracts_histories",
     "PrivacyAttack": "bench._contracts_inference",
     "OptimisedProfiles": "bench._contracts_optimised",
+    "TextAttack": "bench._contracts_texts",
 }
 
 
