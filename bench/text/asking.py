@@ -194,6 +194,7 @@ class AskingRecommender(PromptRecommender):
         super().__init__(hyper, data, ctx)
         self.asker = Asker(self.language, hyper.prompts_at_once)
         self.counts: dict[str, int] = {}
+        self._counted: set[int] = set()
 
     def load_language(self) -> Language:
         return asked_language(self.plugin, self.data, self.ctx)
@@ -202,10 +203,16 @@ class AskingRecommender(PromptRecommender):
         super().relearned()
         self.asker.forget()
 
-    def count(self, what: str, n: int = 1) -> None:
-        self.counts[what] = self.counts.get(what, 0) + n
+    def count(self, question: object, **what: int) -> None:
+        """Count these for a question, once however often its answer is used: an evaluation asks
+        for some scores twice."""
+        if hash(question) not in self._counted:
+            self._counted.add(hash(question))
+            for name, n in what.items():
+                self.counts[name] = self.counts.get(name, 0) + n
 
     def take_facts(self) -> dict[str, int]:
         """What was counted since it was last asked; counting starts over."""
         found, self.counts = self.counts, {}
+        self._counted.clear()
         return found

@@ -77,16 +77,18 @@ class ListReader(AskingRecommender):
             rest: a random permutation per question, for what an answer does not name.
         """
         questions = [self.question(items) for items in shown]
-        self.count("answers", len(questions))
         answers = self._answers(prefix, questions, [len(items) for items in shown])
+        keys = [(tuple(prefix), tuple(q)) for q in questions]
         if self.plugin.read == "logits":
+            for key in keys:
+                self.count(key, answers=1)
             return [_ranks(np.asarray(a)) for a in answers]
         found = []
-        for items, answer, order in zip(shown, answers, rest, strict=True):
+        for key, items, answer, order in zip(keys, shown, answers, rest, strict=True):
             read = parse(answer, self.labels(len(items)), [self.texts[i] for i in items])
-            self.count("answers that name no candidate", int(not read))
-            self.count("answers that miss candidates", int(len(read) < len(items)))
-            self.count("candidates appended at random", len(items) - len(read))
+            self.count(key, answers=1, answers_without_candidates=int(not read),
+                       answers_incomplete=int(len(read) < len(items)),
+                       candidates_appended_at_random=len(items) - len(read))
             found.append(np.argsort(completed(read, len(items), order)).astype(float))
         return found
 

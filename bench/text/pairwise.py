@@ -42,7 +42,8 @@ class PairwiseRecommender(AskingRecommender):
         """How far the first item of each pair is preferred, in [0, 1], ½ where undecided: the
         mean over both orders of P(its label), or of 1[its label is likelier]. (P,)"""
         both = [self.question(a, b) for a, b in pairs] + [self.question(b, a) for a, b in pairs]
-        self.count("answers", len(both))
+        for question in both:
+            self.count((tuple(prefix), tuple(question)), answers=1)
         found = self.kept(prefix, both, lambda p, s: self.asker.read(
             p, s, lambda logits: margins(logits, *self.answers)))
         one, two = found[:len(pairs)].double(), found[len(pairs):].double()
