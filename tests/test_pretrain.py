@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from bench.context import Context
-from bench.data import Dataset
+from bench.data import Dataset, Interactions
 from bench.errors import InputError
 from bench.models.base import build
 from bench.models.text_cosine import TextCosine
@@ -170,6 +170,15 @@ def test_a_partner_was_taken_by_a_user_of_the_item_in_train() -> None:
     again = Partners(data().replace(test=data().valid, valid=data().test), 7)
     for mine, theirs in zip(partners.draw(3), again.draw(3), strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_every_other_item_of_a_user_is_a_partner_and_whoever_has_one_item_has_none() -> None:
+    rows = Interactions(users=np.array([0, 0, 0, 1]), items=np.array([3, 5, 7, 9]),
+                        times=np.arange(4.0))
+    partners, seen = Partners(data().replace(train=rows), 7), set()
+    for epoch in range(60):
+        seen |= set(zip(*(x.tolist() for x in partners.draw(epoch)), strict=True))
+    assert seen == {(a, b) for a in (3, 5, 7) for b in (3, 5, 7) if a != b}
 
 
 def similarity(model: Any, pairs: torch.Tensor) -> float:

@@ -280,10 +280,11 @@ def test_vectors_of_texts_are_a_table_that_reaches_loss_and_scores(cls: Any) -> 
     assert bool((slope != 0).any())
     before = model.scores(torch.arange(9))
     with model.perturbed({"feature": torch.ones_like(delta)}):
-        assert not torch.equal(before, model.scores(torch.arange(9)))
-        with model.reading_texts(list(data().item_text or ())):
-            pass
-        assert not torch.equal(before, model.scores(torch.arange(9)))  # the perturbation stays
+        moved = model.scores(torch.arange(9))
+        assert not torch.equal(before, moved)
+        with model.reading_texts([f"new {t}" for t in data().item_text or ()]):
+            assert not torch.equal(moved, model.scores(torch.arange(9)))
+        assert torch.equal(moved, model.scores(torch.arange(9)))  # the perturbation stays
     assert torch.equal(before, model.scores(torch.arange(9)))
 
 
