@@ -64,7 +64,9 @@ def vectors_of(model: Any) -> torch.Tensor:
 
 def test_fifteen_percent_are_masked_eighty_ten_ten_and_never_a_special_token() -> None:
     lm = language("masked")
-    ids, mask = lm.batch(rows_of(lm, [*TEXTS, "a longer one with some more words in it"]))
+    first, last = lm.tokenizer.cls_token_id, lm.tokenizer.sep_token_id
+    rows = rows_of(lm, [*TEXTS, "a longer one with some more words in it"])
+    ids, mask = lm.batch([[first, *row, last] for row in rows])
     special = torch.isin(ids, torch.tensor(lm.tokenizer.all_special_ids))
     assert special.any()
     assert (mask == 0).any()
