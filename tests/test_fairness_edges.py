@@ -14,18 +14,21 @@ from bench.defenses.calibrated_rerank import CalibratedRerank
 from bench.defenses.focf import Focf
 from bench.defenses.group_dro import GroupDro
 from bench.defenses.ips import Ips
+from bench.defenses.none import NoDefense
 from bench.defenses.popularity_rerank import PopularityRerank
 from bench.defenses.user_fairness import UserFairness
 from bench.errors import CannotActError, InputError, PluginError
 from bench.evaluate import evaluate
 from bench.fairness import labels_of, sides
 from bench.metrics import fair
+from bench.metrics.beyond import long_tail
 from bench.models._simple import RandomScores
 from bench.models.base import TorchRecommender, build
 from bench.models.bprmf import BPRMF
 from bench.models.pop import Pop
 from bench.models.rating_mf import RatingMF
-from bench.rerank import quota
+from bench.rerank import history_shares, quota, tail_of, unit
+from bench.rerank_fair import _between
 from bench.training import Loop
 
 CTX = Context(0)
@@ -122,8 +125,6 @@ def test_a_group_of_which_nothing_is_relevant_has_no_chance_to_compare():
 
 
 def test_popreo_without_a_relevant_item_of_the_head_is_undefined(blocks):
-    from bench.metrics.beyond import long_tail
-
     keep = long_tail(blocks.popularity)[blocks.test.items] == 1
     rare = blocks.replace(test=blocks.test[keep])
     model = RandomScores(blocks, CTX)
@@ -188,3 +189,78 @@ def test_one_group_and_no_attribute_are_reasons(blocks):
     said = UserFairness(attribute="gender").unfit(Pop(), half)
     assert "validation split" in str(said)
     assert UserFairness(attribute="gender", eps=math.inf).unfit(Pop(), half) is None
+
+
+# -- whom lists are made for, and on what ---------------------------------------------------------
+
+def test_popularity_and_histories_are_counted_on_what_was_liked(blocks):
+    data = disliking(blocks)
+    liked = data.train[data.train.labels == 1]
+    assert (tail_of(data) == long_tail(np.bincount(liked.items, minlength=48))).all()
+    assert (tail_of(data) != long_tail(np.bincount(data.train.items, minlength=48))).any()
+    member = np.eye(4)[np.arange(48) % 4]
+    found = history_shares(data.replace(valid=data.valid[:0]), "test", member)
+    right = np.bincount(liked.items[liked.users == 2] % 4, minlength=4)
+    assert np.allclose(found[2], right / right.sum())
+    assert (found[1] == 0).all()  # rated, liked nothing
+    served = PopularityRerank().harden(RandomScores(data, CTX),
+                                       data.replace(valid=data.valid[:0]), CTX)
+    assert served.likes("test")[1].tolist() == [0.5, 0.5]
+
+
+def test_users_without_validation_items_are_taken_to_want_as_many_as_others(blocks):
+    """F1 divides by K + |T|: for them |T| is the mean of the others, here 3."""
+    rows = blocks.valid
+    three = Interactions(np.repeat(rows.users, 3), np.stack(
+        [rows.items, (rows.items + 1) % 48, (rows.items + 2) % 48], axis=1).ravel(),
+        np.full(120, 5.0), np.zeros(120))
+    some = blocks.replace(valid=three[three.users < 30])
+    found = {}
+    for metric in ("f1", "precision"):
+        served = UserFairness(attribute="gender", eps=1e9, metric=metric, length=10).harden(
+            RandomScores(blocks, CTX), some, CTX)
+        found[metric] = served.solution().before
+    assert found["f1"] == pytest.approx([v * 10 * 2 / 13 for v in found["precision"]])
+
+
+def test_popularity_tells_which_candidates_are_taken_up(blocks):
+    """Scores say nothing here, and validation items are the popular ones."""
+    popular = np.argsort(-np.bincount(blocks.train.items, minlength=48), kind="stable")
+    taken = []
+    for u in range(40):
+        own = set(blocks.train.items[blocks.train.users == u].tolist())
+        taken.append(next(int(i) for i in popular if int(i) not in own))
+    data = blocks.replace(valid=Interactions(np.arange(40), np.array(taken)))
+    served = UserFairness(attribute="gender", candidates=48).harden(
+        RandomScores(data, CTX), data, CTX)
+    items, values = served._candidates("valid")
+    worth = served._relevance(items, unit(torch.as_tensor(values)).numpy())
+    count = np.where(np.isfinite(values), served.popularity[items], -1)
+    top = worth[np.arange(40), count.argmax(axis=1)]
+    assert (top > 2 * worth.mean(axis=1)).all()
+
+
+def test_lists_are_solved_anew_for_what_the_model_has_become(blocks):
+    model = build(BPRMF(dim=4, epochs=3), blocks, CTX)
+    model.fit(NoDefense(), lambda event: None)
+    defense = UserFairness(attribute="gender", candidates=30)
+    served = defense.harden(model, blocks, CTX)
+    before = served.solution().places
+    delta = {"user": torch.randn(40, 4, generator=torch.Generator().manual_seed(0))}
+    with model.perturbed(delta):
+        served.forget()
+        fresh = defense.harden(model, blocks, CTX).solution().places
+        assert (served.solution().places == fresh).all()
+        assert served.solution().places is not before
+
+
+def test_of_lists_on_both_sides_of_the_bounds_the_nearer_are_taken():
+    """One user ties: the exchange takes the gap from .3 to −.2, beyond both bounds of .1; two
+    users who exchange half as much meet in the middle."""
+    wide = np.array([[0.3, -0.2]])
+    assert _between(np.array([[0]]), np.array([[1]]), wide, 0.1).tolist() == [[1]]
+    near = np.array([[0.15, -0.2]])
+    assert _between(np.array([[0]]), np.array([[1]]), near, 0.1).tolist() == [[0]]
+    two = np.array([[0.15, -0.1], [0.15, -0.1]])
+    found = _between(np.array([[0], [0]]), np.array([[1], [1]]), two, 0.05)
+    assert sorted(found.ravel().tolist()) == [0, 1]
