@@ -29,7 +29,10 @@ class CandidatePermutation(Attack):
     random give, (C² − 1) / 12 · (1 − 1/orders); `first_moves`, the share of users whose first
     candidate is not the same in all orders.
 
-    A model that asks for each candidate alone is not reached by their order.
+    A model that asks for each candidate alone is not reached by their order; one that sorts the
+    retriever's order (sliding) takes that order for information; one that asks about all pairs
+    both ways round has a variance of 0 by construction. Facts are those of the model inside a
+    defense.
 
     Example: attacks: [{candidate-permutation: {orders: 5}}]
     """
@@ -43,6 +46,9 @@ class CandidatePermutation(Attack):
             return f"{model.name} asks with no prompt that lists candidates"
         if getattr(model, "asks", "") not in ("listwise", "pairwise"):
             return f"{model.name} asks for each candidate alone: their order does not reach it"
+        if "sliding" in (model.name, getattr(model, "method", "")):
+            return (f"{model.name} begins with the retriever's order, which says something, and "
+                    "not with one that anybody drew")
         return None
 
     def budget_text(self) -> str:
