@@ -161,16 +161,16 @@ class Sanitizer:
 
 
 def _core(chunk: str) -> tuple[int, int]:
-    """Where the word in a chunk begins and ends: its first and last letter or digit."""
+    """Where the word in a chunk begins and ends: its first and last letter or digit; without any,
+    a dash say, all of it."""
     inside = [n for n, c in enumerate(chunk) if c.isalnum()]
-    return (inside[0], inside[-1] + 1) if inside else (0, 0)
+    return (inside[0], inside[-1] + 1) if inside else (0, len(chunk))
 
 
 def _words(text: str) -> Iterator[str]:
     for chunk in text.split():
         start, stop = _core(chunk)
-        if stop:
-            yield chunk[start:stop]
+        yield chunk[start:stop]
 
 
 def _shorter(word: str) -> set[str]:

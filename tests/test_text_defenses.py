@@ -42,7 +42,8 @@ def data() -> Dataset:
 
 
 TITLES = ["The Quick Brown Fox (1999)", "Zebra Jazz, Volume 2", "Liquid Sky", "HOUSE MUSIC WORKS",
-          "Vexing Puzzles Kit", "Quiet Mornings & Loud Nights", "Fargo", "Dune", "Über Café"]
+          "Vexing Puzzles Kit", "Quiet Mornings & Loud Nights", "Fargo - Dune",
+          "Über Café"]
 
 
 @pytest.fixture(scope="module")
