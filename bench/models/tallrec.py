@@ -52,6 +52,6 @@ class Tallrec(PromptedModel, Tuned):
 
     @classmethod
     def test_params(cls) -> dict[str, object]:
-        return {"model": "tiny-random", "tune": "full", "candidates": 6, "history": 2,
-                "dtype": "float32", "shots": 32, "epochs": 3, "batch_size": 16,
+        return {"model": "tiny-random", "tune": "full", "candidates": 6, "history": 3,
+                "dtype": "float32", "shots": 64, "epochs": 10, "batch_size": 16,
                 "learning_rate": 0.01, "patience": 0}
