@@ -90,7 +90,9 @@ class Sanitizer:
     def __init__(self, steps: TextSanitizer, genuine: Sequence[str]) -> None:
         self.steps = steps
         self._kept: dict[str, str] = {}
-        seen = Counter(w for t in genuine for w in _words(self._characters(t)))
+        texts = [self._characters(t) for t in genuine]
+        self._chunks = {c for t in texts for c in t.split()}
+        seen = Counter(w for t in texts for w in _words(t))
         self.known = {w.casefold() for w in seen}
         self._form: dict[str, str] = {}  # how a word is mostly written
         for word, _ in seen.most_common():
@@ -132,7 +134,13 @@ class Sanitizer:
         """One word with the punctuation around it."""
         start, stop = _core(chunk)
         word = chunk[start:stop]
-        if not word or word.casefold() in self.known:
+        if chunk in self._chunks:
+            return chunk
+        if word.casefold() in self.known:
+            if self.steps.confusables:  # the quotation marks around a known word
+                from bench.text.lookalikes import latin
+
+                return latin(chunk[:start]) + word + latin(chunk[stop:])
             return chunk
         if self.steps.confusables:
             from bench.text.lookalikes import latin

@@ -43,7 +43,7 @@ def data() -> Dataset:
 
 TITLES = ["The Quick Brown Fox (1999)", "Zebra Jazz, Volume 2", "Liquid Sky", "HOUSE MUSIC WORKS",
           "Vexing Puzzles Kit", "Quiet Mornings & Loud Nights", "Fargo - Dune",
-          "Über Café"]
+          "Über Café", "Airport '77"]
 
 
 @pytest.fixture(scope="module")
