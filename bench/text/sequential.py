@@ -38,13 +38,11 @@ class SequenceModule(nn.Module):
     """
 
     vectors: Tensor
-    scale: Tensor
 
     def __init__(self, hyper: TextSequenceModel, vectors: Tensor) -> None:
         super().__init__()
         count, width = vectors.shape
         self.register_buffer("vectors", vectors)
-        self.register_buffer("scale", torch.ones(()))  # of the other features, see `refresh`
         self.adapt: nn.Module
         if hyper.experts:
             self.adapt = WhiteningExperts(width, hyper.dim, hyper.experts, hyper.expert_dropout)
@@ -134,7 +132,6 @@ class SequenceRecommender(TextReader, TorchRecommender):
                      (table[:, :self.width], table[:, self.width:])]
             if min(norms) > 0:
                 table[:, self.width:] *= norms[0] / norms[1]
-                self.module.scale.fill_(norms[0] / norms[1])
         self._of, self._items = now, None
 
     def forget(self) -> None:
