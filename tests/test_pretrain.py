@@ -23,7 +23,7 @@ from bench.registry import Registry
 from bench.text import pretraining
 from bench.text.encode import Encoder, hidden_states, pool, rows_of
 from bench.text.language import Language, load
-from bench.text.pretraining import IGNORED, Partners, info_nce, masked, next_tokens
+from bench.text.objectives import IGNORED, Partners, info_nce, masked, next_tokens
 
 TEXTS = [f"title {n} genre{n % 4}" for n in range(48)]
 REGISTRY = Registry()
