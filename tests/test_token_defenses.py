@@ -111,7 +111,7 @@ def test_the_generators_stay_where_they_were_and_draws_repeat(data: Dataset, nam
 
 
 @pytest.mark.parametrize("name", DEFENSES)
-def test_a_model_without_a_tuned_language_model_is_refused_with_a_reason(data: Dataset, name: str) -> None:
+def test_a_model_that_is_not_tuned_is_refused_with_a_reason(data: Dataset, name: str) -> None:
     assert "fine-tunes no language model" in plugin("defenses", name).unfit(
         plugin("models", "bprmf"), data)
     frozen = plugin("models", "tallrec", model="tiny-random", tune="none")
@@ -160,7 +160,8 @@ def test_fgm_against_a_slow_reference(data: Dataset, where: str) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("where", ["all", "text"])
-def test_each_prompt_moves_by_eps_and_padding_by_nothing(data: Dataset, model: str, where: str) -> None:
+def test_each_prompt_moves_by_eps_and_padding_by_nothing(data: Dataset, model: str,
+                                                         where: str) -> None:
     made = at_start(data, model)
     _, tokens = first(made)
     delta = plugin("defenses", "fgm", eps=0.4, where=where).delta(made, tokens)
@@ -375,7 +376,7 @@ def test_r_drop_is_two_losses_and_their_divergence(data: Dataset) -> None:
 # -- trained models ------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("model", MODELS)
-def test_what_is_added_is_harder_than_the_clean_loss_on_a_trained_model(data: Dataset, model: str) -> None:
+def test_what_is_added_is_harder_than_the_clean_loss_when_trained(data: Dataset, model: str) -> None:
     made = at_start(data, model)
     trained(made, plugin("defenses", "none"), steps=6)
     batch, _ = first(made)
