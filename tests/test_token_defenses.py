@@ -376,7 +376,7 @@ def test_r_drop_is_two_losses_and_their_divergence(data: Dataset) -> None:
 # -- trained models ------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("model", MODELS)
-def test_what_is_added_is_harder_than_the_clean_loss_when_trained(data: Dataset, model: str) -> None:
+def test_what_is_added_is_harder_than_the_clean_loss(data: Dataset, model: str) -> None:
     made = at_start(data, model)
     trained(made, plugin("defenses", "none"), steps=6)
     batch, _ = first(made)
