@@ -30,7 +30,7 @@ from bench.errors import InputError, nearest, one_line
 FOLDER = Path(__file__).parent / "prompts"
 KINDS = ("pointwise", "title", "listwise", "pairwise", "seq2seq")
 _SLOTS = {"item": {"text"}, "history": {"item"},
-          "prefix": {"history", "last", "example", "attributes"},
+          "prefix": {"about", "history", "last", "example", "attributes"},
           "candidate": {"item", "items", "first", "second"}, "line": {"label", "item"}}
 
 
@@ -43,8 +43,9 @@ class Prompt:
             listwise (an order of several), pairwise (the better of two), seq2seq.
         item: how the text of an item is set, with {text}; "<item>{text}</item>" delimits it.
         history: how one item of a history is set, with {item}.
-        prefix: what stands before all candidates, with {history} and, if wanted, {last} (the
-            most recent item), {example}, {attributes} (of the user).
+        prefix: what stands before all candidates, with {history} and, if wanted, {about} (a
+            statement about the user, nothing unless an audit makes one), {last} (the most recent
+            item), {example}, {attributes} (of the user).
         candidate: what follows for a candidate, with {item}; listwise with {items}; pairwise
             with {first} and {second}.
         line: listwise: how one candidate is set, with {label} and {item}.
@@ -66,11 +67,12 @@ class Prompt:
         """The text of an item as the prompt sets it."""
         return self.item.replace("{text}", text)
 
-    def before(self, history: Sequence[str], example: str = "", attributes: str = "") -> str:
+    def before(self, history: Sequence[str], example: str = "", attributes: str = "",
+               about: str = "") -> str:
         """The prefix for a history of item texts, oldest first."""
         lines = "".join(self.history.replace("{item}", self.titled(t)) for t in history)
         return _fill(self.prefix, history=lines or "(nothing yet)\n", example=example,
-                     attributes=attributes,
+                     attributes=attributes, about=about,
                      last=self.titled(history[-1]) if history else "(nothing yet)")
 
     def after(self, text: str) -> tuple[str, str, str]:

@@ -62,6 +62,7 @@ class PromptRecommender(TextReader, TorchRecommender):
         self._kept: dict[Any, Any] = {}
         self._offered: Ints = np.empty(0, np.int64)
         self._shuffle: int | None = None
+        self._about = ""
 
     def load_language(self) -> Language:
         return language_of(self.plugin, self.data, self.ctx)
@@ -182,6 +183,15 @@ class PromptRecommender(TextReader, TorchRecommender):
             self._shuffle = before
 
     @contextlib.contextmanager
+    def stating(self, about: str) -> Iterator[None]:
+        """Inside, every prompt says this about its user, where it has a place for it."""
+        before, self._about = self._about, about
+        try:
+            yield
+        finally:
+            self._about = before
+
+    @contextlib.contextmanager
     def reading(self, histories: Sequence[Ints]) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(CannotActError):  # a retriever that reads none stays
@@ -201,6 +211,7 @@ class PromptRecommender(TextReader, TorchRecommender):
             InputError: not even an empty history fits.
         """
         texts = [self.texts[i] for i in history]
+        slots.setdefault("about", self._about)
         while True:
             ids = self.language.begin + self.language.ids(self.prompt.before(texts, **slots))
             if len(ids) + room + 2 <= self.language.limit:
