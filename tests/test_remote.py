@@ -25,6 +25,7 @@ from bench.errors import BenchError, InputError
 from bench.keys import Keys
 from bench.models.base import build
 from bench.models.remote_listwise import RemoteListwise
+from bench.models.remote_title_likelihood import RemoteTitleLikelihood
 from bench.models.remote_yes_no import RemoteYesNo
 from bench.registry import Registry
 from bench.testing import Skip, contracts
@@ -386,6 +387,39 @@ def test_a_model_that_says_neither_is_given_up(server: StandIn, data: Dataset) -
     assert len(first.topk(12).values.unique()) == 1
     with pytest.raises(RemoteError, match=r"none of its first 24 answers.*<think>"):
         made.scores(torch.tensor([1]))
+
+
+def likely_words(path: str, body: dict[str, Any]) -> Answer:
+    """A word is the more probable, the more often it stood before in the prompt."""
+    words = list(re.finditer(r"\s*\S+", body["prompt"]))
+    seen = [w.group().strip() for w in words]
+    values = [math.log((seen[:n].count(w) + 0.1) / (n + 2)) for n, w in enumerate(seen)]
+    return 200, {"choices": [{"text": " x", "logprobs": {
+        "text_offset": [w.start() for w in words] + [len(body["prompt"])],
+        "token_logprobs": [None, *values[1:], -5.0]}}]}
+
+
+@pytest.mark.parametrize("pmi", [False, True])
+def test_the_likelihood_of_titles(server: StandIn, data: Dataset, pmi: bool) -> None:
+    server.reply = likely_words
+    made = fitted(RemoteTitleLikelihood(endpoint=server.url, model="m", candidates=5, history=3,
+                                        pmi=pmi), data)
+    scores = made.scores(torch.tensor([0]))[0]
+    best = scores.argsort(descending=True)[:5].tolist()
+
+    def slow(item: int, history: list[int]) -> float:
+        before = made.prompt.before([made.texts[i] for i in history]) + "-"
+        words, total = before.split(), []
+        for word in made.texts[item].split():
+            total.append(math.log((words.count(word) + 0.1) / (len(words) + 2)))
+            words.append(word)
+        return sum(total) / len(total)
+
+    history = made.history(0, "test")[-3:].tolist()
+    each = {i: slow(i, history) - (slow(i, []) if pmi else 0.0) for i in best}
+    assert scores[best].tolist() == pytest.approx([each[i] - min(each.values()) for i in best],
+                                                  abs=1e-5)
+    assert len(server.asked) == (10 if pmi else 5)
 
 
 @pytest.mark.parametrize("cls", [RemoteYesNo, RemoteListwise])

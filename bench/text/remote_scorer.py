@@ -20,6 +20,7 @@ from bench.text.scorer import PromptRecommender
 if TYPE_CHECKING:
     from bench.api import Context
     from bench.models.remote_listwise import RemoteListwise
+    from bench.models.remote_title_likelihood import RemoteTitleLikelihood
     from bench.text.remote_model import Remote
 
 _ENOUGH = 20  # answers after which a model that never says yes or no is given up
@@ -79,6 +80,22 @@ class RemoteYesNoRecommender(RemoteRecommender):
                 f"{', '.join(map(repr, likely))} (a prompt of your own can list other texts as "
                 "yes and no; a model that thinks aloud first cannot be asked this way)")
         return torch.tensor([0.0 if f is None else f for f in found])
+
+
+class RemoteTitleRecommender(RemoteRecommender):
+    """See `bench.models.remote_title_likelihood.RemoteTitleLikelihood`."""
+
+    plugin: RemoteTitleLikelihood
+
+    def rate(self, user: int, history: Ints, candidates: Ints, split: str) -> Tensor:
+        lead, _, _ = self.prompt.after("")
+        stem = lead.rstrip(" ")  # a space before a title belongs to it
+        texts = [lead[len(stem):] + self.texts[i] for i in candidates.tolist()]
+        found = torch.tensor(self.endpoint.log_likelihood(self.before(history) + stem, texts))
+        if self.plugin.pmi:
+            alone = self.endpoint.log_likelihood(self.before(history[:0]) + stem, texts)
+            found = found - torch.tensor(alone)
+        return found
 
 
 class RemoteListwiseRecommender(RemoteRecommender):
