@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.api import Context, Dataset, param
 from bench.text_attack import TextAttack
-from bench.text_shown import Shown
+from bench.text_shown import Shown, language
 
 FRAMES = ("{}", "{}, a hit", "Popular: {}", "{}, much loved", "Loved by many: {}",
           "{}, a favourite of many", "A must-see for many: {}", "{} Everybody talks about it.",
@@ -68,10 +68,8 @@ class Paraphrase(TextAttack):
         """Rewrites by the language model: twice as many as are tried, sampled."""
         import torch
 
-        from bench.text.language import load
-
-        lm = shown.once("writer", lambda: load(self.writer, "causal", device=ctx.device,
-                                               corpus=shown.texts))
+        lm = shown.once("writer", lambda: language("writer", self.writer, "causal",
+                                                   device=ctx.device, corpus=shown.texts))
         best = np.argsort(-data.popularity, kind="stable")
         popular = "\n".join(f"- {shown.texts[i]}" for i in best[:6] if i != item)
         ids = lm.begin + lm.ids(PROMPT.replace("{popular}", popular).replace("{text}", text))

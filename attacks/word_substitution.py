@@ -9,7 +9,7 @@ from bench.api import Context, Dataset, param
 from bench.errors import InputError
 from bench.text_attack import TextAttack
 from bench.text_edits import greedy
-from bench.text_shown import Shown
+from bench.text_shown import Shown, language
 
 if TYPE_CHECKING:
     from bench.text.language import Language
@@ -69,10 +69,11 @@ class WordSubstitution(TextAttack):
 
     def _source(self, corpus: list[str], ctx: Context) -> Callable[[list[str], int], list[str]]:
         """What gives the candidates of a word."""
-        from bench.text.language import TINY, load
+        from bench.text.language import TINY
 
         role = "masked" if self.method == "masked" else "encoder"
-        found = load(self.writer, role, device=ctx.device, dtype="float32", corpus=corpus)
+        found = language("writer", self.writer, role, device=ctx.device, dtype="float32",
+                         corpus=corpus)
         heads = getattr(found.module.config, "architectures", None) or ()
         if role == "masked" and self.writer != TINY and not any(
                 h.endswith(("ForMaskedLM", "ForPreTraining")) for h in heads):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.data import Ints
+from bench.errors import InputError
 
 if TYPE_CHECKING:
     from bench.models.base import Recommender
@@ -122,10 +123,10 @@ class Shown:
 
         if self._judge is None:
             from bench.text.encode import Encoder
-            from bench.text.language import load
 
-            self._judge = Encoder(load(self._attack.judge, "encoder", corpus=self.texts,
-                                       device=self._model.ctx.device, dtype="float32"))
+            self._judge = Encoder(language("judge", self._attack.judge, "encoder",
+                                           corpus=self.texts, dtype="float32",
+                                           device=self._model.ctx.device))
         first, second = self._judge([a, b])
         return float(cosine_similarity(first, second, dim=0))
 
@@ -172,6 +173,17 @@ def uncounted(model: Recommender) -> Iterator[None]:
     finally:
         for part, method in counting:
             part.scores = method  # type: ignore[method-assign]
+
+
+def language(key: str, name: str, role: str, **more: Any) -> Any:
+    """A language model of the attacker's own, as `bench.text.language.load`; errors name the
+    attack's parameter `key`."""
+    from bench.text.language import load
+
+    try:
+        return load(name, role, **more)
+    except InputError as error:
+        raise InputError(error.what, key=key, hint=error.hint) from error
 
 
 # Letters, marks, blanks by their category that Python calls printable and nobody sees: grapheme

@@ -417,6 +417,16 @@ def test_an_encoder_without_a_head_for_gaps_is_refused(tmp_path: Path, model: An
         assert s.facts["texts"]["changed"] > 0
 
 
+@pytest.mark.parametrize(("name", "key"), [("word-substitution", "writer"),
+                                           ("paraphrase", "writer"), ("paraphrase", "judge")])
+def test_a_missing_model_is_named_with_its_parameter(name: str, key: str, model: Any,
+                                                     data: Dataset) -> None:
+    with pytest.raises(InputError, match=r"no folder '\./nope'") as error, struck(
+            attack(name, **{key: "./nope"}), model, data):
+        pass
+    assert error.value.key == key
+
+
 @pytest.mark.parametrize(("word", "other", "made"), [
     ("Story", "tale", "Tale"), ("USA", "uk", "UK"), ("toy", "doll", "doll"), ("A", "the", "The")])
 def test_capitals_stay(word: str, other: str, made: str) -> None:
