@@ -422,11 +422,11 @@ def test_the_likelihood_of_titles(server: StandIn, data: Dataset, pmi: bool) -> 
     assert len(server.asked) == (10 if pmi else 5)
 
 
-@pytest.mark.parametrize("cls", [RemoteYesNo, RemoteListwise])
+@pytest.mark.parametrize("cls", [RemoteYesNo, RemoteListwise, RemoteTitleLikelihood])
 def test_the_contracts_of_models_hold(cls: Any, tmp_path: Path,
                                       monkeypatch: pytest.MonkeyPatch) -> None:
     """Thousands of questions: answered here, without a server."""
-    reply = blocks_reader if cls is RemoteYesNo else written_order
+    reply = {RemoteYesNo: blocks_reader, RemoteListwise: written_order}.get(cls, likely_words)
     monkeypatch.setenv("BENCH_ANSWERS", str(tmp_path / "answers.sqlite"))
     monkeypatch.setattr(Transport, "post", lambda self, path, body: json.dumps(
         reply("/v1" + path, body)[1]))
