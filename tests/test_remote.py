@@ -374,6 +374,10 @@ def test_scores_are_the_margins_of_the_candidates(server: StandIn, data: Dataset
     with made.reading_texts(texts):
         assert float(made.scores(torch.tensor([0]))[0, best[0]]) < float(scores[best[0]])
     assert made.take_facts()["remote_calls"] == 1  # what an attacker has rewritten is asked anew
+    with made.stating("The user is a child.\n"):
+        made.scores(torch.tensor([0]))
+    assert made.take_facts()["remote_calls"] == 5
+    assert server.asked[-1]["messages"][0]["content"].startswith("The user is a child.\nA user")
     prompt = server.asked[0]["messages"][0]["content"]
     assert prompt.startswith("A user liked the following")
     assert all(made.texts[i] in prompt for i in history)

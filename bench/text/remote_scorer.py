@@ -42,9 +42,11 @@ class RemoteRecommender(PromptRecommender):
     def load_language(self) -> Language:
         return Language(nn.Module(), None, "remote", self.plugin.model, 1 << 30)
 
-    def before(self, history: Ints) -> str:
-        """The prefix of a user, as text."""
-        return self.prompt.before([self.texts[i] for i in history.tolist()])
+    def before(self, history: Ints, **slots: str) -> str:
+        """The prefix of a user, as text, with what an audit states about the user."""
+        if self._about:
+            slots["about"] = self._about
+        return self.prompt.before([self.texts[i] for i in history.tolist()], **slots)
 
     def take_facts(self) -> dict[str, int]:
         """Calls, cache hits, retries and undecided answers since it was last asked."""
@@ -129,7 +131,7 @@ class RemoteListwiseRecommender(RemoteRecommender):
             return self.before(history)
         last = self.prompt.titled(self.texts[int(history[-1])]) if len(history) else \
             "(nothing yet)"
-        return self.prompt.before([self.texts[i] for i in history[:-1].tolist()], example=last)
+        return self.before(history[:-1], example=last)
 
     def _question(self, texts: list[str], labels: list[str]) -> str:
         p = self.prompt
