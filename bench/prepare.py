@@ -24,11 +24,14 @@ from bench.splits import SPLITS, TEST, TRAIN, VALID, Parts, hold_out_newest, spl
 class PreparedDataset(DatasetPlugin):
     """Base of datasets that are filtered and split here; these are the parameters they share."""
 
-    split: str = param("ratio-time", "how rows are split: per user, but for time-cut",
-                       choices=SPLITS)
-    ratios: tuple[float, ...] = param((0.8, 0.1, 0.1), "shares of train, valid and test")
+    split: str = param("ratio-time", "how rows are split: per user, but for time-cut, and for "
+                       "cold-items, where drawn items have all their rows in test and none "
+                       "before", choices=SPLITS)
+    ratios: tuple[float, ...] = param((0.8, 0.1, 0.1), "shares of train, valid and test; for "
+                                      "cold-items, the share of test is one of the items")
     last: int = param(1, "rows per user in valid and in test, for leave-last-out", low=1)
-    split_seed: int = param(0, "of ratio-random; the run's seed does not enter", low=0)
+    split_seed: int = param(0, "of ratio-random and cold-items; the run's seed does not enter",
+                            low=0)
     threshold: float | None = param(None, "rating from which a row counts as liked; null: every "
                                     "row does")
     below: str = param("keep", "rows under the threshold: kept as disliked, or dropped",

@@ -2,8 +2,9 @@
 
 Every split gives each row exactly one part (TRAIN, VALID or TEST), so no row is lost and none is
 in two. Rows of one user at the same time keep the order they have in the file. A user with too
-few rows to have one in every part keeps all of them in train. Nothing depends on a run's seed:
-a random split has a seed of its own, so that all seeds of a run meet the same data.
+few rows to have one in every part keeps all of them in train; `time_cut` and `cold_items`, which
+test a moment and a set of items, may leave a user none there. Nothing depends on a run's seed: a
+random split has a seed of its own, so that all seeds of a run meet the same data.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from bench.errors import InputError
 Parts = npt.NDArray[np.int8]
 TRAIN, VALID, TEST = 0, 1, 2
 
-SPLITS = ("ratio-time", "ratio-random", "leave-one-out", "leave-last-out", "time-cut")
+SPLITS = ("ratio-time", "ratio-random", "leave-one-out", "leave-last-out", "time-cut",
+          "cold-items")
 
 
 def split_rows(rows: Interactions, how: str, *, ratios: Sequence[float] = (0.8, 0.1, 0.1),
@@ -32,9 +34,9 @@ def split_rows(rows: Interactions, how: str, *, ratios: Sequence[float] = (0.8, 
         rows: all interactions, filtered.
         how: one of SPLITS.
         ratios: shares of train, valid and test; they sum to 1 (ratio-time, ratio-random,
-            time-cut).
+            time-cut, cold-items).
         last: rows per user in valid and in test (leave-last-out).
-        seed: of ratio-random.
+        seed: of ratio-random and cold-items.
 
     Raises:
         InputError: the ratios make no sense, or a split by time was asked of rows without times.
@@ -49,6 +51,8 @@ def split_rows(rows: Interactions, how: str, *, ratios: Sequence[float] = (0.8, 
         return ratio_at_random(rows, ratios, seed)
     if how == "time-cut":
         return time_cut(rows, ratios)
+    if how == "cold-items":
+        return cold_items(rows, ratios, seed)
     raise InputError(f"unknown split {how!r}", key="split", hint="known: " + ", ".join(SPLITS))
 
 
@@ -100,6 +104,29 @@ def time_cut(rows: Interactions, ratios: Sequence[float]) -> Parts:
         for part, share in ((VALID, ratios[0]), (TEST, ratios[0] + ratios[1])):
             first = min(int(_floor(share * len(rows))), len(rows) - 1)
             parts[times >= ordered[first]] = part
+    return parts
+
+
+def cold_items(rows: Interactions, ratios: Sequence[float], seed: int) -> Parts:
+    """Items nobody has met: the test share of the items, drawn, has all its rows in test.
+
+    Of n items ⌊share · n⌋ are drawn, at least one where the share is above zero, and one is
+    always left. All other rows are divided per user between train and validation, in the
+    proportion of their two shares and as `ratio_by_time` does; at random where there are no
+    times. Users may be without train rows.
+
+    The whole catalogue is ranked all the same: what learns from interactions alone puts the
+    items that were met first, and so does worse here than chance.
+    """
+    check_ratios(ratios)
+    draw = Context(seed).stream("split", "cold-items")
+    items = np.unique(rows.items)
+    n = min(max(int(_floor(ratios[2] * len(items))), int(ratios[2] > 0)), len(items) - 1)
+    cold = np.isin(rows.items, draw.permutation(items)[:max(n, 0)])
+    parts = np.full(len(rows), TEST, np.int8)
+    key = rows.times if rows.times is not None else draw.random(len(rows))
+    valid = ratios[1] / (ratios[0] + ratios[1])
+    parts[~cold] = _by_ratio(rows[~cold], key[~cold], (1 - valid, valid, 0.0))
     return parts
 
 
