@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -54,6 +54,7 @@ class AttributePrompt(PrivacyAttack):
     """
 
     name = "attribute-prompt"
+    audits: ClassVar[bool] = True
     attribute: str = param("gender", "which groups", choices=tuple(GROUPS))
     values: tuple[str, ...] = param((), "groups of one's own, as they stand before \"fan\"; "
                                     "empty: those of the benchmark")
@@ -72,6 +73,10 @@ class AttributePrompt(PrivacyAttack):
         if len(self.groups()) > len(NEUTRAL):
             raise InputError(f"at most {len(NEUTRAL)} groups have a floor of as many neutral "
                              "statements", key="values")
+
+    @classmethod
+    def test_params(cls) -> dict[str, Any]:
+        return {"k": 3, "draws": 50}
 
     def groups(self) -> tuple[str, ...]:
         return self.values or GROUPS[self.attribute]

@@ -47,14 +47,21 @@ def inferred(lab: Lab, seed: int, random: bool = False
 def reports_what_it_measured(lab: Lab) -> None:
     """Numbers with intervals that contain them; AUCs and rates between 0 and 1."""
     found, _, _ = inferred(lab, 0)
+    audits = bool(getattr(lab.cls, "audits", False))
     require(bool(found), "it measures nothing", "return what was measured by name")
     for name, value in found.items():
         require(isinstance(value, float), f"{name} is {value!r}", "give numbers")
         if f"{name}-low" in found:
             low, high = found[f"{name}-low"], found[f"{name}-high"]
-            require(low <= value + 1e-9 and value <= high + 1e-9 and low < high,
+            same = audits and low == high  # no list moved for anybody
+            require(low <= value + 1e-9 and value <= high + 1e-9 and (low < high or same),
                     f"{name} is {value:.4g}, its interval [{low:.4g}, {high:.4g}]",
                     "let the interval be of what is reported")
+    if audits:
+        floors = [n for n in found if n.endswith("-over-floor") and f"{n}-low" in found]
+        require(bool(floors), "nothing stands beside a floor",
+                "report the excess over what a neutral change does, with -low and -high")
+        return
     main = [n for n in found if n.endswith("-auc") or n == "mia-auc"]
     require(bool(main) and all(0 <= found[n] <= 1 and f"{n}-low" in found for n in main),
             "there is no AUC with an interval", "report an AUC, with -low and -high")

@@ -203,7 +203,7 @@ class Rounds:
     def _nothing(self, users: Tensor) -> None:
         """Clients without a row: what they upload is noise."""
         weights = dict(self.model.module.named_parameters())
-        for some in users.split(32) if len(users) else ():
+        for some in torch.split(users, 32) if len(users) else ():
             self._send(some.tolist(), Uploads(
                 {k: weights[k].new_zeros((len(some), *weights[k].shape))
                  for k in self.where.shared}, {}, torch.zeros(len(some))))

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.errors import InputError
-from bench.metrics import beyond, fair, pointwise
+from bench.metrics import accuracy, beyond, fair, pointwise
 from bench.metrics._between import between, ratings, watch_for
 from bench.metrics.beyond import long_tail
 from bench.metrics.counts import FIXED, Counts
@@ -154,14 +154,14 @@ def evaluate(model: Recommender, data: Dataset, metrics: Sequence[str], *,
         counts = stream(model, data, plan, split=split, cutoffs=cutoffs, defense=defense,
                         columns=[values for values, _ in columns.values()], block=block,
                         watch=watch)
-    pass_ = _Pass(model, data, plan, counts, cutoffs, columns)
+    pass_ = _Pass(model, data, plan, counts, cutoffs, columns, split)
     result = Evaluation()
     result.users["user"] = np.array(data.user_ids, object)[plan.users[:plan.n_evaluated]]
     result.items = {"item": np.array(data.item_ids, object), "popularity": data.popularity,
                     **item_table(counts, plan, data.n_items, cutoffs)}
     _facts(result, pass_)
     for metric in asked:
-        if metric.spec.kind in ("user", "list"):
+        if metric.spec.kind in ("user", "list", "graded"):
             result.users[str(metric)] = pass_.per_user(metric)
             result.values.append((str(metric), "all", _mean(result.users[str(metric)])))
         elif metric.spec.kind == "catalogue":
@@ -215,6 +215,19 @@ class _Pass:
     counts: Counts
     cutoffs: tuple[int, ...]
     columns: dict[str, tuple[Ints, int]]
+    split: str
+
+    @cached_property
+    def ratings(self) -> Floats | None:
+        """Rating of each relevant item, in the order of the rows of `ranks`; None: no ratings."""
+        rows, keep = getattr(self.data, self.split).positives(), self.plan.relevant
+        if rows.ratings is None:
+            return None
+        keys, first = np.unique(rows.users * self.data.n_items + rows.items, return_index=True)
+        owner, items = self.plan.pair_owner[keep], self.plan.pair_item[keep]
+        place = np.searchsorted(keys, self.plan.users[owner] * self.data.n_items + items)
+        found: Floats = rows.ratings[first[place]]
+        return found[np.lexsort((self.counts.better[keep], owner))]
 
     @cached_property
     def ranks(self) -> Ranks:
@@ -227,6 +240,10 @@ class _Pass:
         k = self.data.n_items if metric.k is None else metric.k
         if metric.spec.user is not None:
             return metric.spec.user(self.ranks, k)
+        if metric.spec.kind == "graded":
+            if self.ratings is None:
+                return np.full(self.plan.n_evaluated, np.nan)
+            return accuracy.ndcg_graded(self.ranks, k, self.ratings)
         place, (_, unit) = list(self.columns).index(metric.name), self.columns[metric.name]
         return self.counts.list_mean(place, self.cutoffs.index(k), k,
                                      self.plan.n_evaluated) / unit
@@ -256,7 +273,7 @@ class _Pass:
                             minlength=self.data.n_items)
         shown = c.exposure(self.cutoffs.index(metric.k))
         sums = [np.bincount(tail, of, minlength=2) for of in (shown, n - known)]
-        return fair.spread(sums[0] / np.maximum(sums[1], 1))
+        return fair.spread(np.where(sums[1] > 0, sums[0] / np.maximum(sums[1], 1), np.nan))
 
     def hits(self, metric: Metric) -> Floats:
         """Expected relevant items in the list of each evaluated user."""
@@ -289,6 +306,9 @@ def _point(result: Evaluation, p: _Pass, asked: Sequence[Metric]) -> None:
         str(m): f"{int(np.isnan(v).sum())} of {len(v)} users have no eligible item that is not "
                 "relevant" for m in asked if m.name == "auc"
         for v in [result.users["auc"]] if np.isnan(v).any()}
+    if any(m.spec.kind == "graded" for m in asked) and p.ratings is None:
+        undefined |= {str(m): f"{p.data.name} has no ratings" for m in asked
+                      if m.spec.kind == "graded"}
     if names and not len(p.plan.point_label):
         undefined |= dict.fromkeys(names, f"{p.data.name} has no labelled pairs in the split")
         result.values += [(name, "all", float("nan")) for name in names]

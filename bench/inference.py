@@ -27,8 +27,13 @@ if TYPE_CHECKING:
 
 
 class PrivacyAttack(Attack):
-    """After training: changes nothing, and infers. Base of the kinds below."""
+    """After training: changes nothing, and infers. Base of the kinds below.
 
+    `audits` marks what measures how lists differ rather than what can be inferred: it reports no
+    AUC, and its finding beside a floor.
+    """
+
+    audits: ClassVar[bool] = False
     threat: ClassVar[ThreatModel] = ThreatModel("output-query", "black", "infer")
 
     @abstractmethod

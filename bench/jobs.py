@@ -258,6 +258,7 @@ class _Run:
               fit: FitResult, defense_facts: Mapping[str, Any], privacy: Mapping[str, Any],
               costs: dict[str, Any], notes: Mapping[str, Any]) -> None:
         from bench.evaluate import evaluate
+        from bench.models.base import innermost
         from bench.stages import under_attack
         from bench.store import write_table
         from bench.training import synchronise
@@ -271,10 +272,15 @@ class _Run:
             synchronise(self.device)
             costs["attack_seconds"] += time.perf_counter() - start
             data, targets = struck.data, struck.targets
+            told = getattr(innermost(struck.model), "take_facts", dict)
+            told()  # what was asked before is not this evaluation's
             found = evaluate(struck.model, data, self.job["metrics"],
                              groups=_groups(self.job["groups"]), targets=targets,
                              defense=self.defense)
+            scoring: dict[str, Any] = told()
         facts = dict(found.facts)
+        if scoring:
+            facts["scoring"] = plain(scoring)
         attack_facts = dict(struck.facts)
         costs["queries"] = attack_facts.pop("queries")
         costs |= {"score_seconds": facts.pop("score_seconds", math.nan),

@@ -42,7 +42,9 @@ class FeatureSmote(Defense):
         missing = {"features", "gradients"} - model.gives
         if missing:
             return f"{model.name} exposes no {' and no '.join(sorted(missing))} of items"
-        return None
+        from bench.imbalance import single_items
+
+        return single_items(model)
 
     def wrap(self, loop: Loop) -> Callable[[int], float] | None:
         if not self.weight:

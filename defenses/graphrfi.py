@@ -71,6 +71,8 @@ class GraphRfi(OwnFakes):
         from bench.models.recbole import facts
         from bench.rowloss import termwise
 
+        if "histories" in model.gives and model.name not in facts():
+            return f"{model.name} has no vector per user to judge"
         tables = facts().get(model.name, {"tables": ["user"]})["tables"]
         if "embeddings" not in model.gives or not any(
                 "user" in key or key == "UI_emb" for key in tables):

@@ -18,10 +18,11 @@ from bench.evaluate import evaluate
 from bench.models.base import build
 from bench.registry import Registry
 from bench.text.answers import completed, parse
-from bench.text.asking import Asker, asked_language, label_tokens
+from bench.text.asking import Asker, label_tokens
 from bench.text.language import Language, load
 from bench.text.likelihood import log_likelihood
 from bench.text.listwise import LETTERS, _ranks, windows
+from bench.text.scorer import language_of
 from bench.text.trie import Trie
 
 TEXTS = [f"title {n} genre{n % 4}" for n in range(48)]
@@ -338,7 +339,7 @@ def test_bert_is_asked_for_a_gap_and_writes_nothing(data: Dataset, tmp_path: Any
     lm = language("masked")
     lm.module.save_pretrained(tmp_path)  # type: ignore[operator]
     lm.tokenizer.save_pretrained(tmp_path)
-    found = asked_language(plugin("models", "listwise", model=str(tmp_path)), data, Context(0))
+    found = language_of(plugin("models", "listwise", model=str(tmp_path)), data, Context(0))
     assert found.role == "masked"
     assert torch.isfinite(scores(model(data, "listwise", model=str(tmp_path)), 2)).all()
     with pytest.raises(InputError, match="fills gaps"):

@@ -19,6 +19,7 @@ class Spec:
     Attributes:
         kind: "user" (a value per user from the ranks of its relevant items), "list" (a value
             per user from the items in its list), "catalogue" (one value from all lists),
+            "graded" (as "user", from the ratings of those items as well),
             "target" (one value for the target items), "point" (one value from labelled pairs),
             "ratio" (a ratio of sums over users, by group too), "parity" (one value per attribute
             of users, from the lists of its groups), "rating" (one value from predicted ratings,
@@ -38,6 +39,7 @@ class Spec:
 METRICS: dict[str, Spec] = {
     "hr": Spec("user", "required", user=accuracy.hr),
     "ndcg": Spec("user", "required", user=accuracy.ndcg),
+    "ndcg-graded": Spec("graded", "required"),
     "recall": Spec("user", "required", user=accuracy.recall),
     "precision": Spec("user", "required", user=accuracy.precision),
     "f1": Spec("user", "required", user=accuracy.f1),

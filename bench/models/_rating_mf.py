@@ -64,13 +64,24 @@ class RatingRecommender(TorchRecommender):
         return m.centre + m.user_bias[users] + m.item_bias[items] + own
 
     def batch_loss(self, batch: Batch) -> Tensor:
+        losses, penalties = self.row_parts(batch)
+        if penalties is not None:
+            losses = losses + penalties
+        return losses.sum() if self.hyper.reduction == "sum" else losses.mean()
+
+    def row_parts(self, batch: Batch, shift: Tensor | None = None
+                  ) -> tuple[Tensor, Tensor | None]:
+        """Squared errors and L2 terms of the rows, each (B,); None without a penalty. A margin to
+        shift there is none."""
+        if shift is not None:
+            raise RuntimeError("a squared error has no margin that could be shifted")
         m, users, items = self.module, batch["users"], batch["items"]
         losses = (batch["ratings"] - self.predict(users, items)) ** 2  # (B,)
-        if self.hyper.l2:
-            losses = losses + self.hyper.l2 * (
-                (m.users(users) ** 2 + m.items(items) ** 2).sum(dim=1)
-                + m.user_bias[users] ** 2 + m.item_bias[items] ** 2)
-        return losses.sum() if self.hyper.reduction == "sum" else losses.mean()
+        if not self.hyper.l2:
+            return losses, None
+        return losses, self.hyper.l2 * (
+            (m.users(users) ** 2 + m.items(items) ** 2).sum(dim=1)
+            + m.user_bias[users] ** 2 + m.item_bias[items] ** 2)
 
     def batches(self, epoch: int, size: int, source: str = "train") -> Iterator[Batch]:
         """Batches of users, items and ratings (B,): every rated row of the split once, in hashed

@@ -12,38 +12,13 @@ from torch import Tensor
 
 from bench.data import Dataset
 from bench.errors import InputError
-from bench.text.language import Language, load
+from bench.text.language import Language
 from bench.text.likelihood import Prefix, answer_tokens, chunks, first_logits
-from bench.text.scorer import PromptRecommender, language_of
+from bench.text.scorer import PromptRecommender
 
 if TYPE_CHECKING:
     from bench.api import Context
     from bench.text.prompted import PromptedModel
-
-
-def fills_gaps(language: Language) -> bool:
-    """Whether it is of BERT's type, though transformers also loads those as causal models."""
-    from transformers.models.auto import modeling_auto
-
-    config = language.module.config
-    kinds = modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    return config.model_type in kinds and not getattr(config, "is_decoder", False)  # type: ignore[union-attr, operator]
-
-
-def asked_language(hyper: PromptedModel, data: Dataset, ctx: Context) -> Language:
-    """The plugin's language model; one of BERT's type in the role of BERT.
-
-    Raises:
-        InputError: it is of BERT's type and the plugin needs a model that writes.
-    """
-    found = language_of(hyper, data, ctx)
-    if found.role != "causal" or not fills_gaps(found):
-        return found
-    if "masked" not in hyper.roles:
-        raise InputError(f"{hyper.name}: {hyper.model!r} fills gaps and writes no text",
-                         key="model", hint="take a GPT- or T5-type model")
-    return load(hyper.model, "masked", device=ctx.device, dtype=hyper.dtype,
-                revision=hyper.revision)
 
 
 def label_tokens(language: Language, labels: Sequence[str]) -> list[list[int]]:
@@ -195,9 +170,6 @@ class AskingRecommender(PromptRecommender):
         self.asker = Asker(self.language, hyper.prompts_at_once)
         self.counts: dict[str, int] = {}
         self._counted: set[int] = set()
-
-    def load_language(self) -> Language:
-        return asked_language(self.plugin, self.data, self.ctx)
 
     def relearned(self) -> None:
         super().relearned()

@@ -104,6 +104,9 @@ def load(name: str, role: str, *, device: str = "cpu", dtype: str = "auto", revi
         module, tokenizer = tiny(role, corpus, seed)
     else:
         module, tokenizer = _pretrained(name, role, revision, getattr(torch, dtype))
+    if role == "causal" and fills_gaps(module):
+        raise InputError(f"language model {name!r} fills gaps and writes no text: it is no model "
+                         "of the kind causal", key="model", hint="take a GPT- or T5-type model")
     _check(name, module, tokenizer)
     module = module.to(device=device, dtype=getattr(torch, dtype)).eval()
     for weight in module.parameters():
@@ -120,6 +123,16 @@ def _frame(role: str, tokenizer: Any) -> tuple[list[int], list[int]]:
     if role == "seq2seq":
         return [], [t for t in around if t == tokenizer.eos_token_id]
     return around[:len(around) // 2], around[len(around) // 2:]
+
+
+def fills_gaps(module: nn.Module) -> bool:
+    """Whether it is of BERT's type, which transformers would also load as a (bad) writer."""
+    from transformers.models.auto import modeling_auto as known
+
+    config: Any = module.config
+    both = known.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    return (config.model_type in known.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+            and config.model_type not in both and not getattr(config, "is_decoder", False))
 
 
 @contextlib.contextmanager

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 
 from bench.data import Ints
-from bench.text.asking import asked_language
-from bench.text.language import Language
 from bench.text.likelihood import log_likelihood
 from bench.text.scorer import PromptRecommender
 
@@ -22,9 +20,6 @@ class TitleRecommender(PromptRecommender):
     """See `bench.models.title_likelihood.TitleLikelihood`."""
 
     plugin: TitleLikelihood
-
-    def load_language(self) -> Language:
-        return asked_language(self.plugin, self.data, self.ctx)
 
     def rate(self, user: int, history: Ints, candidates: Ints, split: str) -> Tensor:
         lead, titles = self.titles([self.texts[i] for i in candidates.tolist()])
