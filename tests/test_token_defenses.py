@@ -298,6 +298,10 @@ def test_smart_moves_each_token_by_its_radius_and_padding_by_nothing(data: Datas
     able = tokens.mask.bool() & (tokens.text if where == "text" else True)
     assert bool((delta[~able] == 0).all())
     assert torch.allclose(delta[able].abs().amax(dim=1), torch.tensor(0.05))
+    mean = made.vectors(tokens)[able].norm(dim=1).mean().detach()
+    delta = plugin("defenses", "smart", radius=0.05, where=where, relative=True).delta(
+        made, tokens, ("x",))
+    assert torch.allclose(delta[able].abs().amax(dim=1), 0.05 * mean)
 
 
 def test_smart_has_no_divergence_without_delta_even_under_dropout(data: Dataset) -> None:
