@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,12 @@ from bench.data import Dataset, Interactions
 from bench.errors import InputError
 from bench.evaluate import evaluate
 from bench.metrics.plan import make_plan
-from bench.models.base import Wrapped, build
+from bench.models.base import Recommender, Wrapped, build
 from bench.registry import Registry
 from bench.splits import TEST, TRAIN, VALID, cold_items, ratio_by_time
 
+SHARED = Path(os.environ.get("BENCH_SHARED_DATA",
+                             Path(__file__).parents[2] / "shared" / "data"))
 REGISTRY = Registry()
 GENRES = ("western desert cowboy", "space robot alien", "wedding romance kiss", "ghost haunted")
 USERS, ITEMS, LENGTH = 80, 160, 16
@@ -189,3 +194,69 @@ def test_texts_rank_cold_items_and_interactions_do_not(data: Dataset) -> None:
     assert pop == 0
     assert mf <= chance
     assert text > 2 * chance
+
+
+# -- few-shot prompts that others published ------------------------------------------------------
+
+ASKED = re.compile(r"User Preference: (.*)\nUser Unpreference: (.*)\n"
+                   r'Whether the user will like the target movie "(.*)"\?')
+TITLE = re.compile(r'"(.*?)"(?:, |$)')
+
+
+class LikedShare(Recommender):
+    """The same score for every item: how many of the films that a user rated are liked."""
+
+    def fit(self, defense: Any, progress: Any) -> Any:
+        raise NotImplementedError
+
+    def scores(self, users: Tensor, split: str = "test") -> Tensor:
+        liked = self.data.train.positives().users
+        counts = torch.from_numpy(np.bincount(liked, minlength=self.data.n_users))
+        return counts[users, None].float().expand(-1, self.data.n_items)
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state(self, state: Any) -> None:
+        return None
+
+
+@pytest.mark.parametrize(("part", "yes", "twice", "share"), [
+    ("test", 528, 4, 0.726), ("valid", 658, 1, 0.689)])
+def test_tallrec_prompts_are_told_apart_by_counting_likes(
+        tmp_path: Path, part: str, yes: int, twice: int, share: float) -> None:
+    """TALLRec's film prompts (Bao et al., RecSys 2023), each as a user of its own: what AUC is
+    had without a look at the film that is asked about."""
+    file = SHARED / "tallrec-movie" / f"movie_{part}.json"
+    if not file.exists():
+        pytest.skip(f"TALLRec's prompts are not at {file}")
+    known, asked = ["user\titem\tevent"], ["user\titem\tevent"]
+    likes, answers = [], []
+    for n, prompt in enumerate(json.loads(file.read_text())):
+        found = ASKED.fullmatch(prompt["input"])
+        assert found is not None, prompt["input"]
+        liked, disliked = TITLE.findall(found[1]), TITLE.findall(found[2])
+        known += [f"{n}\t{t}\tYes." for t in liked] + [f"{n}\t{t}\tNo." for t in disliked]
+        asked.append(f"{n}\t{found[3]}\t{prompt['output']}")
+        likes.append(len(set(liked)))
+        answers.append(prompt["output"] == "Yes.")
+    for name, lines in (("train", known), ("test", asked)):
+        (tmp_path / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+    data: Dataset = plugin("datasets", "table", train=str(tmp_path / "train.tsv"),
+                           test=str(tmp_path / "test.tsv"), user="user", item="item",
+                           event="event", events=["Yes.=1", "No.=0"], separator="tab").load()
+    assert (data.n_users, len(data.train), len(data.test)) == (
+        1000, 10_000 - twice, 1000)
+    # MovieLens has a few films under two ids each: some prompts name one twice
+    assert data.notes["rows dropped as duplicate pairs"] == twice
+
+    made = evaluate(LikedShare(data, Context(0)), data, ["point-auc"])
+    assert made.facts["point_pairs"] == 1000
+    assert made.facts["point_positives"] == yes
+    assert made.facts["test_rows_known"] == 0  # no prompt tells its own answer
+    score, label = np.array(likes), np.array(answers)
+    apart = np.sign(score[label][:, None] - score[~label][None, :])
+    assert made.values[0][2] == pytest.approx((1 + apart.mean()) / 2, abs=1e-12)
+    assert made.values[0][2] == pytest.approx(share, abs=0.001)
+    chance = evaluate(build(plugin("models", "random"), data, Context(0)), data, ["point-auc"])
+    assert chance.values[0][2] == pytest.approx(0.5, abs=0.06)  # three standard errors
