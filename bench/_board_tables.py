@@ -37,7 +37,8 @@ ABOUT = (
     "Values are means; [low, high] is the 95 % interval: users and seeds resampled, users the "
     "same in all seeds and cells. Exposure and what is not a mean over users has Student's "
     "interval over the seeds alone.",
-    "Percentages are relative changes of the mean against the same row without attack.",
+    "Percentages are relative changes of the mean against the same row without attack, over the "
+    "same users (attacks on texts are measured on users whom the attacker never saw).",
     "* differs from the row without attack, † from the same cell without defense: paired over "
     "users, p < 0.05 after Holm's correction over all tests of this report.",
     "Different attacks have different budgets (see the threat model): a column is comparable "

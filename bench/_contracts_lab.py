@@ -270,6 +270,10 @@ def _fingerprint(lab: Lab, seed: int) -> tuple[str, bool]:
         from bench import _contracts_histories
 
         return _contracts_histories.fingerprint(lab, ctx), bool(ctx.asked)
+    if any(b.__name__ == "TextAttack" for b in type(plugin).__mro__):
+        from bench import _contracts_texts
+
+        return _contracts_texts.fingerprint(lab, ctx), bool(ctx.asked)
     if any(b.__name__ == "NaturalNoise" for b in type(plugin).__mro__):
         noisy = plugin.before_training(lab.data(), ctx) if plugin.trains else plugin.shifted(
             lab.data(), ctx)

@@ -113,13 +113,29 @@ class _Table:
         return means[0], means[1]
 
 
+def before_after(run: Run, clean: Cell, cell: Cell, metric: str) -> tuple[float, float]:
+    """The mean without and with the attack, over the same users: an attack on texts is measured
+    on those alone whom the attacker never saw."""
+    means = [c.values.get((metric, "all"), math.nan) for c in (clean, cell)]
+    counts = [c.facts.get("users_evaluated") for c in (clean, cell)]
+    if counts[0] != counts[1]:
+        tables = [run.users(c, ["user", metric]) for c in (clean, cell)]
+        if all(metric in t and "user" in t for t in tables):
+            one, other = (dict(zip(t["user"].tolist(), t[metric].tolist(), strict=True))
+                          for t in tables)
+            shared = [u for u in other if u in one]
+            if shared:
+                means = [float(np.nanmean([v[u] for u in shared])) for v in (one, other)]
+    return means[0], means[1]
+
+
 def _drop(board: Board, e: Entry, table: _Table) -> None:
     """The relative drop from the row's clean entry, over the seeds both have."""
     clean, metric = board.clean(e.row), board.metric[e.row[0]]
     if clean is None:
         return
-    pairs = [(clean.ok[s].values.get((metric, "all"), math.nan),
-              c.values.get((metric, "all"), math.nan)) for s, c in e.ok.items() if s in clean.ok]
+    pairs = [before_after(board.run, clean.ok[s], c, metric) for s, c in e.ok.items()
+             if s in clean.ok]
     if not pairs:
         return
     before, after = np.array(pairs).mean(axis=0)
@@ -278,8 +294,7 @@ def seed_derived(board: Board, e: Entry, seed: int) -> list[tuple[str, float]]:
     if partner is not None and clean is not None:
         for metric in metrics:
             if metric.startswith(ACCURACY) and (metric, "all") in partner.values:
-                drop = stats.relative_drop(partner.values[metric, "all"],
-                                           cell.values[metric, "all"])
+                drop = stats.relative_drop(*before_after(board.run, partner, cell, metric))
                 found.append((f"{metric}-drop", float(drop)))
         for metric in metrics:
             if metric.startswith("target-hr@"):

@@ -374,3 +374,25 @@ def test_everybody_validates_whoever_is_asked(data: Dataset) -> None:
     prepared = prepare(some, None, plugin("defenses", "none"), Context(0))
     assert prepared.genuine.asked is not None
     assert len(np.unique(prepared.train.truth("valid").users)) > 2
+
+
+def test_a_drop_is_over_the_users_that_both_cells_have() -> None:
+    from bench._estimates import before_after
+
+    class Cell:
+        def __init__(self, values: dict[str, float]) -> None:
+            self.table, mean = values, float(np.mean(list(values.values())))
+            self.values, self.facts = {("ndcg@10", "all"): mean}, {"users_evaluated": len(values)}
+
+    class Run:
+        def users(self, cell: Cell, columns: list[str]) -> dict[str, Any]:
+            return {"user": np.array(list(cell.table), object),
+                    "ndcg@10": np.array(list(cell.table.values()))}
+
+    clean = Cell({"a": 0.9, "b": 0.4, "c": 0.2})
+    run: Any = Run()
+    some: Any = Cell({"c": 0.2, "b": 0.4})
+    everybody: Any = Cell({"a": 0.5, "b": 0.4, "c": 0.2})
+    given: Any = clean
+    assert before_after(run, given, some, "ndcg@10") == pytest.approx((0.3, 0.3))
+    assert before_after(run, given, everybody, "ndcg@10") == pytest.approx((0.5, 1.1 / 3))
