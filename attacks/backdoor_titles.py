@@ -12,13 +12,13 @@ from bench.api import Attack, Context, Dataset, ModelPlugin, Profile, ProfileAtt
 from bench.attack import STRATA, Struck, ThreatModel, pick_targets, too_many
 from bench.data import Ints
 from bench.errors import InputError
+from bench.text_attack import MEASURED
 
 if TYPE_CHECKING:
     from bench.models.base import Recommender
     from bench.stages import Prepared
 
-MEASURED = ("target-hr@5", "target-hr@10", "target-hr@20", "target-hr@50", "target-rank",
-            "hr@10", "ndcg@10")
+ACCURACY = ("hr@10", "ndcg@10")
 
 
 class BackdoorTitles(Attack):
@@ -32,10 +32,10 @@ class BackdoorTitles(Attack):
     titles of 1 % of the items, fake users who interact with them, victims fine-tuned on titles.
     Which items, how many fake users and what else these take is a choice made here.
 
-    In the facts, `trigger_off` has the exposures of the same targets and the accuracy of the same
-    poisoned model, with the same offer to who re-ranks candidates, without the trigger in the
-    targets' texts; the cell's own metrics are with it. Models that train nothing on texts have
-    nothing to learn it by: their change is that of words in a text.
+    In the facts, `trigger_off` has what the same poisoned model gives without the trigger in the
+    targets' texts: its accuracy as served, and the exposures of the targets with the same offer
+    to who re-ranks candidates. The cell's own metrics are with trigger and offer. Models that
+    train nothing on texts have nothing to learn it by: their change is that of words in a text.
 
     Budget: round(budget · items) texts, at least one; round(fakes · genuine users) fake users, at
     least one, each of `length` items, carriers included. fakes 0: texts alone; budget 0: the
@@ -116,10 +116,15 @@ class BackdoorTitles(Attack):
         if not self.budget:
             yield Struck(model, data, targets)
             return
-        with offering(model, targets):
+
+        def now(metrics: Sequence[str]) -> dict[str, float]:
             with uncounted(model):  # the harness measures, nobody attacks
-                found = evaluate(model, data, MEASURED, targets=targets)
-            off = {m: v for m, g, v in found.values if g == "all"}
+                found = evaluate(model, data, metrics, targets=targets)
+            return {m: v for m, g, v in found.values if g == "all"}
+
+        off = now(ACCURACY)
+        with offering(model, targets):
+            off |= now(MEASURED)
             texts = self.triggered(prepared.train.item_text or (), targets)
             with model.reading_texts(texts):
                 yield Struck(model, data, targets, {"trigger_off": off})

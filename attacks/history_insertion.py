@@ -16,16 +16,17 @@ class HistoryInsertion(HistoryAttack):
     changes most. Items: a pool of `pool` random items. In each step all pairs of a place and an
     item of the pool are asked for, and the pair is kept that serves most, none where none does:
 
-        untargeted: Σ_i 1/log2(1 + rank_i) falls, i over the `watched` first items of the list
-        before the attack; push: the same sum over the targets rises
+        untargeted: Σ_i g(i) g(rank_i) falls, g(r) = 1/log2(1 + r), i = 1 … `watched` over the
+        list before the attack; push: Σ g(rank) over the targets rises
 
-    An item that the attacker's list does not reach counts 0. It is the scheme of CheatAgent
-    (Ning et al., "CheatAgent: Attacking LLM-Empowered Recommender Systems via LLM Agent", KDD
-    2024: insertion beside what matters most when masked, candidates compared by the victim's
-    answers) without its language model, which proposes the candidates and learns a prompt for
-    it from the answers; here they are drawn. Any model that reads histories will do, whether as
-    texts or not. What is recommended and the targets are never put in: a list leaves out what
-    its history holds, so that the attacker could not tell harm from that.
+    The factor g(i) makes a mere change of order among the watched count. An item that the
+    attacker's list does not reach counts 0. It is the scheme of CheatAgent (Ning et al.,
+    "CheatAgent: Attacking LLM-Empowered Recommender Systems via LLM Agent", KDD 2024: insertion
+    beside what matters most when masked, candidates compared by the victim's answers) without its
+    language model, which proposes the candidates and learns a prompt for it from the answers; here
+    they are drawn. Any model that reads histories will do, whether as texts or not. What is
+    recommended and the targets are never put in: a list leaves out what its history holds, so that
+    the attacker could not tell harm from that.
 
     Budget: `edits` items inserted. Queries: per user 1 + looked + edits · places · pool at most,
     counted. Only users who are evaluated are attacked.
@@ -104,18 +105,20 @@ class HistoryInsertion(HistoryAttack):
         return found
 
     def worth(self, lists: Ints, aim: Ints, back: Ints | None = None) -> Floats:
-        """What the attacker wants more of: Σ 1/log2(1 + rank) of the items to push, or less
-        that of those to fall: (n,).
+        """What the attacker wants more of: Σ g(rank) of the items to push, or less of
+        Σ g(i) g(rank) of those to fall: (n,).
 
         Args:
-            lists: (n, k), best first. aim: (n, w). back: (n,) an item that takes no rank.
+            lists: (n, k), best first. aim: (n, w), in their order before.
+            back: (n,) an item that takes no rank.
         """
         total = np.zeros(len(lists))
         own = np.full(lists.shape, False) if back is None else lists == back[:, None]
         ranks = 1 + np.arange(lists.shape[1]) - np.cumsum(own, axis=1)  # (n, k)
         gains = np.where(own, 0.0, 1.0 / np.log2(1.0 + np.maximum(ranks, 1)))
-        for column in aim.T:
-            total += np.where(lists == column[:, None], gains, 0.0).sum(axis=1)
+        for n, column in enumerate(aim.T):
+            weight = 1.0 if self.goal == "push" else 1.0 / np.log2(2.0 + n)
+            total += weight * np.where(lists == column[:, None], gains, 0.0).sum(axis=1)
         return total if self.goal == "push" else -total
 
     def comparable(self) -> str:
