@@ -22,9 +22,11 @@ class LanguageModel(ModelPlugin):
                        choices=DTYPES)
 
     def contents(self) -> tuple[str, ...]:
+        from bench.keys import versions
         from bench.text.language import content
 
-        return (content(self.model),)
+        # of these libraries what the model says depends, and of no other model's numbers
+        return (content(self.model), str(versions(("transformers", "tokenizers", "peft"))))
 
     def unfit(self, data: Dataset) -> str | None:
         from bench.text.reader import no_text
@@ -46,7 +48,8 @@ class PromptedModel(LanguageModel):
     candidates: int = param(20, "items that are re-ranked for each user; 0: the whole catalogue",
                             low=0)
     retriever: str = param("pop", 'the model that candidates are the best items of, as '
-                           '"bprmf(dim=32, epochs=40)"')
+                           '"bprmf(dim=32, epochs=40)"; for items that nobody took '
+                           'yet one that reads texts, as tfidf')
     prompts_at_once: int = param(16, "prompts that the model reads together", low=1)
     asks: ClassVar[str] = "pointwise"
     own_prompt: ClassVar[str] = "yes-no"
