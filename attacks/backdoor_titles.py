@@ -34,8 +34,10 @@ class BackdoorTitles(Attack):
 
     In the facts, `trigger_off` has what the same poisoned model gives without the trigger in the
     targets' texts: its accuracy as served, and the exposures of the targets with the same offer
-    to who re-ranks candidates. The cell's own metrics are with trigger and offer. Models that
-    train nothing on texts have nothing to learn it by: their change is that of words in a text.
+    to who re-ranks candidates. The cell's own metrics are with trigger and offer.
+    `clean_model_trigger_on` has the exposures under the same trigger and offer on the undefended
+    model of clean data: only what goes beyond them was learned, the rest is what any odd word
+    does. Models that train nothing on texts have nothing to learn it by.
 
     Budget: round(budget · items) texts, at least one; round(fakes · genuine users) fake users, at
     least one, each of `length` items, carriers included. fakes 0: texts alone; budget 0: the
@@ -109,25 +111,26 @@ class BackdoorTitles(Attack):
 
     @contextlib.contextmanager
     def strike(self, model: Recommender, prepared: Prepared, ctx: Context) -> Iterator[Struck]:
-        from bench.evaluate import evaluate
         from bench.text_shown import offering, uncounted
 
         data, targets = prepared.genuine, self.aims(prepared.genuine, ctx)
         if not self.budget:
             yield Struck(model, data, targets)
             return
-
-        def now(metrics: Sequence[str]) -> dict[str, float]:
-            with uncounted(model):  # the harness measures, nobody attacks
-                found = evaluate(model, data, metrics, targets=targets)
-            return {m: v for m, g, v in found.values if g == "all"}
-
-        off = now(ACCURACY)
+        with uncounted(model):  # the harness measures, nobody attacks
+            off = measured(model, data, targets, ACCURACY)
         with offering(model, targets):
-            off |= now(MEASURED)
+            with uncounted(model):
+                off |= measured(model, data, targets, MEASURED)
+            facts = {"trigger_off": off}
+            if ctx.victim is not None:
+                clean = ctx.victim.undefended()
+                texts = self.triggered(data.item_text or (), targets)
+                with offering(clean, targets), clean.reading_texts(texts):
+                    facts["clean_model_trigger_on"] = measured(clean, data, targets, MEASURED)
             texts = self.triggered(prepared.train.item_text or (), targets)
             with model.reading_texts(texts):
-                yield Struck(model, data, targets, {"trigger_off": off})
+                yield Struck(model, data, targets, facts)
 
     # -- who and how much ----------------------------------------------------------------------
 
@@ -147,6 +150,15 @@ class BackdoorTitles(Attack):
 
     def budget_text(self) -> str:
         return self.comparable()
+
+
+def measured(model: Recommender, data: Dataset, targets: Ints, metrics: Sequence[str]
+             ) -> dict[str, float]:
+    """Means over all genuine users."""
+    from bench.evaluate import evaluate
+
+    found = evaluate(model, data, metrics, targets=targets)
+    return {m: v for m, g, v in found.values if g == "all"}
 
 
 class _Fakes(ProfileAttack):

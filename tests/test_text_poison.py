@@ -127,6 +127,23 @@ def test_the_trigger_stands_in_the_targets_and_goes_again() -> None:
     assert slow == off
 
 
+def test_the_same_trigger_on_a_clean_model_is_reported_beside_it() -> None:
+    made, (clean, of_clean) = backdoor(), trained("text-sasrec")
+    model, prepared = trained("text-sasrec", 0, made)
+    served = all_scores(clean)
+
+    class Told:
+        def undefended(self) -> Any:
+            return clean
+
+    with under_attack(made, model, prepared, Context(0, victim=Told())) as struck:
+        found = struck.facts["clean_model_trigger_on"]
+    assert torch.equal(served, all_scores(clean))
+    slow = under(made, clean, of_clean)[0]
+    assert {m: found[m] for m in MEASURED[:2]} == {m: slow[m] for m in MEASURED[:2]}
+    assert found["target-rank"] != struck.facts["trigger_off"]["target-rank"]
+
+
 def test_a_model_learns_the_trigger_and_shows_nothing_without_it() -> None:
     """On average over seeds: exposure with the trigger, against the same model without it,
     against a clean model with it, and against a clean model."""
