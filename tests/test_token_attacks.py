@@ -170,6 +170,15 @@ def test_the_mean_is_over_users_without_the_item(data: Dataset, asked: Any) -> N
     assert known.queries == len(known.prefixes)
 
 
+def test_it_does_not_matter_how_many_prompts_are_read_at_once(data: Dataset, asked: Any) -> None:
+    few = target(data, model(data, prompts_at_once=3))
+    assert len(few.prefixes) > 3
+    at = random_delta(few.still, 0.05)
+    (a, first), (b, second) = few.mean(at), target(data, asked).mean(at)
+    assert a == pytest.approx(b, abs=1e-5)
+    assert torch.allclose(first, second, atol=1e-6)
+
+
 def test_the_unit_is_the_mean_norm_of_the_texts_tokens(data: Dataset, asked: Any) -> None:
     tokens = set()
     for text in data.item_text or ():
@@ -310,6 +319,7 @@ def test_everything_comes_back(data: Dataset, asked: Any, name: str) -> None:
         raise KeyError("later")
     assert torch.equal(scores(asked), before)
     assert set(vars(asked)) == own
+    assert "rate" not in own
     assert all(torch.equal(v, state[k]) for k, v in asked.state().items())
     assert all(p.grad is None for p in asked.module.parameters())
 
