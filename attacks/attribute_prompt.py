@@ -31,10 +31,13 @@ GROUPS = {
     "physics": ("a fat", "a thin"),
 }
 
-# Statements that say nothing of who the user is: what any change of wording does to a list.
-NEUTRAL = ("This is about one user.", "Here is some information.", "Consider the following user.",
-           "Read this carefully.", "The user is a fan of these.", "The following is a record.",
-           "This user has used the service.", "Below is what is known.")
+# Words in the group's place that say nothing of who the user is, and statements that do not: what
+# any change of the wording does to a list.
+NEUTRAL = ("a keen", "a big", "a true", "an avid", "a loyal", "a great", "a devoted", "a regular")
+SENTENCES = ("This is about one user.", "Here is some information.",
+             "Consider the following user.", "Read this carefully.",
+             "The user is a fan of these.", "The following is a record.",
+             "This user has used the service.", "Below is what is known.")
 
 
 class AttributePrompt(PrivacyAttack):
@@ -43,10 +46,12 @@ class AttributePrompt(PrivacyAttack):
     FaiRLLM's question (Zhang et al., RecSys 2023) asked of a catalogue: for each group of an
     attribute the similarity of a user's list to the list without any statement (Jaccard, SERP*,
     PRAG*, each 1 for equal lists), averaged over users; SNSR is its range over the groups, SNSV
-    its standard deviation. Beside them stands the floor: the same range over as many statements
-    that say nothing about the user (wording), over as many orders of the history (history) and,
-    where the order of candidates reaches the model, of the candidates. `-over-floor` is SNSR
-    less the largest floor; only above 0 does the attribute matter more than the wording.
+    its standard deviation. Beside them stand floors: the same range over as many neutral words in
+    the group's place ("a keen", "a big": wording), over as many orders of the history that the
+    prompt shows (history) and, where the order of candidates reaches the model, of the
+    candidates. `-over-floor` is SNSR less the largest of these; only above 0 does the attribute
+    matter more than any word. Whole sentences that say nothing (sentences) are reported, too;
+    they change more of the prompt than a group does and are no floor.
 
     Nobody is attacked and nothing changes. Intervals resample users.
 
@@ -116,9 +121,18 @@ class AttributePrompt(PrivacyAttack):
             return similarities(np.stack(found), neutral, self.similarity)
 
         made = {"": stated([self.statement.replace("{value}", g) for g in groups]),
-                "-wording": stated(NEUTRAL[:n])}
-        orders = [[ctx.stream("order", k, u).permutation(asked.history(u, "test"))
-                   for u in range(data.n_users)] for k in range(n)]
+                "-wording": stated([self.statement.replace("{value}", w) for w in NEUTRAL[:n]]),
+                "-sentences": stated(SENTENCES[:n])}
+        most = asked.plugin.history
+
+        def reordered(k: int, user: int) -> Any:
+            """The history with the items that the prompt shows in another order."""
+            items = asked.history(user, "test")
+            cut = max(len(items) - most, 0)
+            return np.concatenate([items[:cut], ctx.stream("order", k, user).permutation(
+                items[cut:])])
+
+        orders = [[reordered(k, u) for u in range(data.n_users)] for k in range(n)]
         shuffled = []
         for order in orders:
             with model.reading(order):
@@ -138,12 +152,12 @@ class AttributePrompt(PrivacyAttack):
             for name, spread in (("snsr", snsr), ("snsv", snsv)):
                 drawn[name + kind] = np.array([spread(similar[:, p]) for p in picks])
                 self._put(values, name + kind, spread(similar), drawn[name + kind])
-        floors = [k for k in made if k]
+        floors = [k for k in made if k not in ("", "-sentences")]
         worst = max(floors, key=lambda k: values[f"snsr{k}"])
         self._put(values, "snsr-over-floor", values["snsr"] - values[f"snsr{worst}"],
                   drawn["snsr"] - drawn[f"snsr{worst}"])
         facts = {"similarity": {g: float(s.mean()) for g, s in zip(groups, made[""], strict=True)},
-                 "similarity_neutral": {k[1:]: made[k].mean(axis=1).tolist() for k in floors},
+                 "similarity_neutral": {k[1:]: made[k].mean(axis=1).tolist() for k in made if k},
                  "largest_floor": worst[1:], "users_audited": len(users)}
         return values, facts
 

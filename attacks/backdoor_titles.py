@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -34,10 +34,11 @@ class BackdoorTitles(Attack):
 
     In the facts, `trigger_off` has what the same poisoned model gives without the trigger in the
     targets' texts: its accuracy as served, and the exposures of the targets with the same offer
-    to who re-ranks candidates. The cell's own metrics are with trigger and offer.
-    `clean_model_trigger_on` has the exposures under the same trigger and offer on the undefended
-    model of clean data: only what goes beyond them was learned, the rest is what any odd word
-    does. Models that train nothing on texts have nothing to learn it by.
+    to who re-ranks candidates, which the lift is over. The cell's own accuracy is as served, its
+    exposures are with trigger and offer. Where nothing defends, `clean_model_trigger_on` has the
+    exposures under the same trigger and offer on the model of clean data: only what goes beyond
+    them was learned, the rest is what any odd word does. Models that train nothing on texts have
+    nothing to learn it by.
 
     Budget: round(budget · items) texts, at least one; round(fakes · genuine users) fake users, at
     least one, each of `length` items, carriers included. fakes 0: texts alone; budget 0: the
@@ -122,15 +123,16 @@ class BackdoorTitles(Attack):
         with offering(model, targets):
             with uncounted(model):
                 off |= measured(model, data, targets, MEASURED)
-            facts = {"trigger_off": off}
-            if ctx.victim is not None:
+            facts: dict[str, Any] = {"trigger_off": off, "clean_targets": {
+                m: off[m] for m in MEASURED if m in off}}
+            if ctx.victim is not None and ctx.victim.defense.name == "none":
                 clean = ctx.victim.undefended()
                 texts = self.triggered(data.item_text or (), targets)
                 with offering(clean, targets), clean.reading_texts(texts):
                     facts["clean_model_trigger_on"] = measured(clean, data, targets, MEASURED)
-            texts = self.triggered(prepared.train.item_text or (), targets)
-            with model.reading_texts(texts):
-                yield Struck(model, data, targets, facts)
+        texts = self.triggered(prepared.train.item_text or (), targets)
+        with model.reading_texts(texts):
+            yield Struck(model, data, targets, facts, offer=targets)
 
     # -- who and how much ----------------------------------------------------------------------
 

@@ -23,8 +23,8 @@ class GCGSuffix(TextAttack):
     the suffix, draws `candidates` replacements of one token among the `top` steepest, asks the
     model for the margin of each, and takes the best one if it is better, so that the margin never
     falls. Tokens are visible ASCII. Each text is written and read again: whatever the tokenizer
-    reads as other tokens is thrown away. In the end the text stays as it was unless all of the
-    attacker's users see the item more often with the suffix.
+    reads as other tokens is thrown away. In the end the text stays as it was unless, over all
+    of the attacker's users, the item gains with the suffix.
 
     White-box. Budget: `edits` characters appended; no bound keeps the suffix readable, and a
     reader sees it. Costs iterations · candidates · prompts prompts per target, in the facts as
@@ -54,6 +54,7 @@ class GCGSuffix(TextAttack):
         found = self.search(text, item, shown, ctx)
         random = ctx.stream(self.name, item)
         if not shown.allowed(item, found.now):
+            shown.asked += found.read
             return text  # not even the first suffix is in the bounds
         for _ in range(self.iterations):
             if not found.round(self.candidates, self.top, random):

@@ -89,7 +89,11 @@ class Lab:
                                        "learning_rate": 0.05, "patience": 0}),
                              ("text-cosine", {"model": "tiny-random", "whiten": 8}),
                              ("yes-no", {"model": "tiny-random", "candidates": 12,
-                                         "history": 3})):
+                                         "history": 3}),
+                             ("tallrec", {"model": "tiny-random", "tune": "full", "candidates": 6,
+                                          "history": 2, "dtype": "float32", "shots": 32,
+                                          "epochs": 2, "batch_size": 16, "learning_rate": 0.01,
+                                          "patience": 0})):
             plugin = cast(ModelPlugin, self.registry.make("models", {"name": name,
                                                                      "params": params}))
             reason = self.plugin().unfit(plugin, self.data())
@@ -286,6 +290,9 @@ def _fingerprint(lab: Lab, seed: int) -> tuple[str, bool]:
         cleaned = plugin.clean(poisoned(), ctx)
         model = lab.model(plugin, seed)
         return digest(cleaned.train, all_scores(model)), True
+    if isinstance(plugin, Attack) and plugin.trains:
+        changed = plugin.before_training(lab.data(), ctx)
+        return digest(changed.train, list(changed.item_text or ())), bool(ctx.asked)
     assert isinstance(plugin, Attack)
     return digest(plugin.params()), False
 

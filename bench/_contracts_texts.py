@@ -124,17 +124,20 @@ def texts_come_back(lab: Lab) -> None:
     for bit."""
     from bench._contracts_lab import all_scores
     from bench.stages import Prepared
+    from bench.text_shown import offering
 
     model, data = trained(lab), lab.data()
-    prepared, clean = Prepared(data, data, data, None), all_scores(model)
-    with lab.plugin(targets=2, edits=0).strike(model, prepared, lab.context(1)):
-        require(torch.equal(clean, all_scores(model)), "edits 0 changes scores",
+    prepared, plugin = Prepared(data, data, data, None), lab.plugin(targets=2)
+    with offering(model, plugin.aims(data, lab.context(1))):  # as under attack
+        clean = all_scores(model)
+        with lab.plugin(targets=2, edits=0).strike(model, prepared, lab.context(1)):
+            require(torch.equal(clean, all_scores(model)), "edits 0 changes scores",
+                    "leave `strike` to the base class")
+        with plugin.strike(model, prepared, lab.context(1)):
+            require(not torch.equal(clean, all_scores(model)), "the attack changes no score",
+                    "do the texts reach what the model reads?")
+        require(torch.equal(clean, all_scores(model)), "the model is not put back afterwards",
                 "leave `strike` to the base class")
-    with lab.plugin(targets=2).strike(model, prepared, lab.context(1)):
-        require(not torch.equal(clean, all_scores(model)), "the attack changes no score",
-                "do the texts reach what the model reads?")
-    require(torch.equal(clean, all_scores(model)), "the model is not put back afterwards",
-            "leave `strike` to the base class")
 
 
 def measured_on_users_never_seen(lab: Lab) -> None:

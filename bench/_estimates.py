@@ -272,8 +272,9 @@ def seed_lifts(board: Board, e: Entry, clean: Entry, metric: str) -> dict[int, f
     for seed, cell in e.ok.items():
         if seed in clean.ok and (metric, "all") in cell.values:
             own = cell.facts.get("clean_targets") or {}  # of the same users without the attack
-            before = own[metric] if own.get(metric) is not None else clean_exposure(
+            before = own.get(metric, math.nan) if own else clean_exposure(
                 board.run, clean.ok[seed], cell.facts.get("targets") or (), metric.split("@")[1])
+            before = math.nan if before is None else before
             if math.isfinite(before):
                 found[seed] = cell.values[metric, "all"] - before
     return found

@@ -49,6 +49,8 @@ class Struck:
         targets: item indices pushed or nuked, or None.
         facts: for the report: deterministic, JSON.
         privacy: what the attack measured: "mia-auc", "mia-tpr@1%fpr", …
+        offer: items that a model which re-ranks candidates is offered for everybody where the
+            exposure of targets is measured, and nowhere else: accuracy is as served.
     """
 
     model: Recommender
@@ -56,6 +58,7 @@ class Struck:
     targets: Ints | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     privacy: dict[str, float] = field(default_factory=dict)
+    offer: Ints | None = None
 
 
 class Attack(Plugin, ABC):

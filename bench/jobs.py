@@ -26,8 +26,9 @@ from bench.store import Store
 
 if TYPE_CHECKING:
     from bench.api import Attack, DatasetPlugin, Defense, ModelPlugin
+    from bench.attack import Struck
     from bench.context import Context
-    from bench.data import Dataset
+    from bench.data import Dataset, Ints
     from bench.models.base import Recommender
     from bench.stages import Prepared
     from bench.training import FitResult
@@ -277,6 +278,8 @@ class _Run:
             found = evaluate(struck.model, data, self.job["metrics"],
                              groups=_groups(self.job["groups"]), targets=targets,
                              defense=self.defense)
+            if struck.offer is not None:
+                found.values = self._offered(struck, found.values)
             scoring: dict[str, Any] = told()
         facts = dict(found.facts)
         if scoring:
@@ -302,6 +305,21 @@ class _Run:
         self.folder.write(made)
         self.store.save_cell(key, made, self.folder.users(key), self.folder.items(key))
         self.tell("cell", key=key, status="ok", reason=None)
+
+    def _offered(self, struck: Struck, values: list[tuple[str, str, float]]
+                 ) -> list[tuple[str, str, float]]:
+        """The same values, with the exposure of targets measured where they are candidates."""
+        from bench.evaluate import evaluate
+        from bench.models.base import innermost
+        from bench.text_shown import offering
+
+        pushed = [m for m in self.job["metrics"] if str(m).startswith("target-")]
+        if not pushed or not hasattr(innermost(struck.model), "offering"):
+            return values
+        with offering(struck.model, cast("Ints", struck.offer)):
+            again = evaluate(struck.model, struck.data, pushed, targets=struck.targets,
+                             defense=self.defense)
+        return [v for v in values if v[0] not in pushed] + again.values
 
     def _fail(self, header: Mapping[str, Any], error: BaseException) -> None:
         why = reason(error, self.device)

@@ -192,7 +192,8 @@ class Board:
         for e in self.entries.values():
             params = dict(e.first.attack.params)
             adaptive = params.pop("adaptive", None)
-            params.pop("tries", None)
+            if e.first.threat.get("stage") == "train-poison":
+                params.pop("tries", None)  # disguises, which only a knowing attacker tries
             if e.ok and isinstance(adaptive, bool) and e.first.defense.name != "none":
                 key = (e.row, e.first.attack.name, repr(sorted(params.items())))
                 found.setdefault(key, {})[adaptive] = e

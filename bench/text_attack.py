@@ -30,6 +30,15 @@ if TYPE_CHECKING:
 MEASURED = ("target-hr@5", "target-hr@10", "target-hr@20", "target-hr@50", "target-rank")
 
 
+def crowded(targets: int, model: ModelPlugin) -> str | None:
+    """Why so many targets cannot be offered beside other candidates, or None."""
+    size = int(getattr(model, "candidates", 0))
+    if not size or targets < size:
+        return None
+    return (f"{targets} targets among {size} candidates leave nothing to compete with; take fewer "
+            "targets or more candidates")
+
+
 class TextAttack(ModelAttack):
     """At test time: rewrites the texts of the target items, and of no others.
 
@@ -96,7 +105,7 @@ class TextAttack(ModelAttack):
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
         if "text" not in model.gives:
             return f"{model.name} reads no texts of items"
-        return too_many(self.targets, self.stratum, data)
+        return crowded(self.targets, model) or too_many(self.targets, self.stratum, data)
 
     def comparable(self) -> str:
         bounds = [f"at most {self.edits} characters changed"]
@@ -150,8 +159,8 @@ class TextAttack(ModelAttack):
             if variants:
                 facts |= {"each": variants, "mean_over_each": {
                     m: float(np.mean([v[m] for v in variants.values()])) for m in clean}}
-            with model.reading_texts(made):
-                yield Struck(model, measured, targets, facts)
+        with model.reading_texts(made):
+            yield Struck(model, measured, targets, facts, offer=targets)
 
     # -- the bounds ----------------------------------------------------------------------------
 

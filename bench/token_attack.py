@@ -64,11 +64,12 @@ class TokenAttack(ModelAttack):
 
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
         from bench.text.prompted import PromptedModel
+        from bench.text_attack import crowded
 
         if not isinstance(model, PromptedModel) or model.asks != "pointwise":
             return (f"{model.name} is no language model that is asked yes or no about one "
                     "candidate at a time")
-        return too_many(self.targets, self.stratum, data)
+        return crowded(self.targets, model) or too_many(self.targets, self.stratum, data)
 
     def comparable(self) -> str:
         return (f"push, tokens of {self.targets} targets ({self.stratum}) moved by at most "
@@ -110,7 +111,8 @@ class TokenAttack(ModelAttack):
         seen, unseen = self.crowd(data, ctx)
         measured = data.replace(asked=unseen)
         bare, source = self.pointwise(model), self.pointwise(self.made_on(model, ctx))
-        with offering(model, targets), contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack, contextlib.ExitStack() as offered:
+            offered.enter_context(offering(model, targets))
             known = {int(t): Target(source, int(t), seen) for t in targets} if self.eps else {}
             still = {t: (k.span, k.still) for t, k in known.items()}
             with uncounted(model), moving(bare, still):
@@ -131,8 +133,9 @@ class TokenAttack(ModelAttack):
                                          "attacked": _mean([k.mean(moves[t][1])[0] for t, k in
                                                             known.items()])}}
                 stack.enter_context(moving(bare, moves))
+            offered.close()
             model.forget()
-            yield Struck(model, measured, targets, facts)
+            yield Struck(model, measured, targets, facts, offer=targets)
         model.forget()
 
     @final

@@ -396,3 +396,96 @@ def test_a_drop_is_over_the_users_that_both_cells_have() -> None:
     given: Any = clean
     assert before_after(run, given, some, "ndcg@10") == pytest.approx((0.3, 0.3))
     assert before_after(run, given, everybody, "ndcg@10") == pytest.approx((0.5, 1.1 / 3))
+
+
+def test_an_edit_of_nothing_changes_no_accuracy_though_targets_are_offered(data: Dataset) -> None:
+    from bench.stages import Prepared, under_attack
+
+    m = model(data, candidates=6)
+    attack = plugin("attacks", "keyword-insertion", edits=0, targets=3)
+    with under_attack(attack, m, Prepared(data, data, data, None), Context(0)) as struck:
+        under = evaluate(struck.model, struck.data, ["ndcg@10"])
+        offer = struck.offer
+    clean = evaluate(m, struck.data, ["ndcg@10"])
+    assert under.values == clean.values
+    assert offer is not None
+    assert len(offer) == 3
+
+
+def test_too_many_targets_for_the_candidates_are_refused() -> None:
+    data = plugin("datasets", "blocks").load()
+    few = plugin("models", "yes-no", model="tiny-random", candidates=3)
+    for name in ("keyword-insertion", "token-noise"):
+        assert "nothing to compete with" in plugin("attacks", name, targets=3).unfit(few, data)
+
+
+def test_a_retriever_that_reads_texts_reads_the_attacked_and_filtered_ones(data: Dataset) -> None:
+    m = model(data, candidates=6, retriever="tfidf")
+    users = torch.arange(5)
+    before = m.retriever.scores(users)
+    with m.reading_texts([f"genre{(n + 1) % 4}" for n in range(data.n_items)]):
+        assert not torch.equal(before, m.retriever.scores(users))
+    assert torch.equal(before, m.retriever.scores(users))
+    m.filtered(lambda texts: ["same" for _ in texts])
+    assert not torch.equal(before, m.retriever.scores(users))
+
+
+def test_what_frames_a_text_is_what_the_tokenizer_puts_around_it() -> None:
+    from bench.text.language import _frame
+
+    class Tokenizer:
+        def __init__(self, before: list[int], after: list[int]) -> None:
+            self.before, self.after = before, after
+
+        def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+            inner = [ord(c) for c in text]
+            return {"input_ids": [*self.before, *inner, *self.after] if add_special_tokens
+                    else inner}
+
+    assert _frame("encoder", Tokenizer([2], [])) == ([2], [])  # a GPT-type model that encodes
+    assert _frame("encoder", Tokenizer([101], [102])) == ([101], [102])
+    assert _frame("causal", Tokenizer([2], [2])) == ([2], [])
+    assert _frame("seq2seq", Tokenizer([], [1])) == ([], [1])
+
+
+def test_a_model_with_an_encoder_is_no_writer_alone(tmp_path: Path, data: Dataset) -> None:
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    from bench.text.scorer import language_of
+
+    lm = language("seq2seq")
+    bart: Any = BartForConditionalGeneration(BartConfig(
+        vocab_size=len(lm.tokenizer), d_model=16, encoder_layers=1, decoder_layers=1,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16,
+        decoder_ffn_dim=16, max_position_embeddings=256))
+    bart.save_pretrained(tmp_path)
+    lm.tokenizer.save_pretrained(tmp_path)
+    found = language_of(plugin("models", "yes-no", model=str(tmp_path)), data, Context(0))
+    assert found.role == "seq2seq"
+
+
+def test_logits_of_half_precision_weights_are_of_full_precision() -> None:
+    lm = load("tiny-random", "causal", corpus=TEXTS, dtype="bfloat16")
+    with torch.no_grad():
+        logits = lm.module(input_ids=torch.tensor([lm.ids(TEXTS[0])])).logits
+    assert logits.dtype == torch.float32
+    assert not torch.equal(logits, logits.bfloat16().float())
+
+
+def test_weights_changed_in_the_middle_of_a_file_and_a_retrievers_file_are_in_the_key(
+        tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    raw = bytearray(8 << 20)
+    (folder / "model.safetensors").write_bytes(raw)
+    before = content(str(folder))
+    raw[4 << 20] = 1
+    (folder / "model.safetensors").write_bytes(raw)
+    assert content(str(folder)) != before
+
+    lists = tmp_path / "k=10.tsv"
+    lists.write_text("u1\ti1\n")
+    mine = plugin("models", "yes-no", model="tiny-random", retriever=f'given-lists(path="{lists}")')
+    before_lists = mine.contents()
+    lists.write_text("u1\ti2\n")
+    assert mine.contents() != before_lists

@@ -133,6 +133,8 @@ def test_the_same_trigger_on_a_clean_model_is_reported_beside_it() -> None:
     served = all_scores(clean)
 
     class Told:
+        defense = REGISTRY.make("defenses", {"name": "none"})
+
         def undefended(self) -> Any:
             return clean
 

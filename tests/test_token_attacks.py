@@ -18,6 +18,7 @@ from bench.registry import Registry
 from bench.stages import Prepared, under_attack
 from bench.text import likelihood
 from bench.text.token_target import Span, Target, margins, mean_norm, moving, span
+from bench.text_shown import offering
 
 REGISTRY = Registry()
 ATTACKS = ("token-embedding-fgsm", "token-embedding-pgd", "token-noise")
@@ -271,7 +272,8 @@ def test_pgd_returns_its_best_iterate(data: Dataset, asked: Any) -> None:
 def strike(made: Any, data: Dataset, name: str, seed: int = 0, **params: Any) -> tuple[Any, Any]:
     """What is struck and the scores while it lasts."""
     chosen = attack(name, **params)
-    with under_attack(chosen, made, Prepared(data, data, data, None), Context(seed)) as struck:
+    with (under_attack(chosen, made, Prepared(data, data, data, None), Context(seed)) as struck,
+          offering(made, struck.offer)):  # as exposures are measured
         return struck, scores(struck.model)
 
 
@@ -372,7 +374,7 @@ def test_other_models_are_refused_with_a_reason(data: Dataset) -> None:
         for fits in MODELS:
             assert attack(name).unfit(plugin("models", fits, model="tiny-random"), data) is None
         assert "targets are more than" in plugin("attacks", name, targets=20).unfit(
-            plugin("models", "yes-no", model="tiny-random"), data)
+            plugin("models", "yes-no", model="tiny-random", candidates=40), data)
 
 
 def test_all_of_one_budget_are_compared_and_none_is_realisable() -> None:

@@ -103,6 +103,10 @@ class ListRecommender(Recommender):
                     "the file has no lists", file=self.hyper.path, key=what,
                     hint="ids are those of the data's own files; check the columns")
         good = (users >= 0) & (items >= 0)
+        if not good.any():
+            raise InputError(f"no row has both a user and an item of {data.name}",
+                             file=self.hyper.path, hint="check the columns user and item, and "
+                             "that the ids are the dataset's outside ids")
         key, order = users[good] * data.n_items + items[good], rows.order[good]
         by = np.lexsort((np.arange(len(key)), order, key))
         key, order = key[by], order[by]

@@ -56,10 +56,11 @@ class P5(PromptedModel, Tuned):
         return load(self._prompt_name(), self.asks)
 
     def contents(self) -> tuple[str, ...]:
-        from bench.text.language import content
-        from bench.text.prompts import content as prompt_content
+        from bench.text.prompted import LanguageModel
+        from bench.text.prompts import content
 
-        return (content(self.model), prompt_content(self._prompt_name()))
+        return (*LanguageModel.contents(self), content(self._prompt_name()),
+                *self.retrieving().contents())
 
     @property
     def gives(self) -> frozenset[str]:

@@ -111,18 +111,32 @@ def load(name: str, role: str, *, device: str = "cpu", dtype: str = "auto", revi
     module = module.to(device=device, dtype=getattr(torch, dtype)).eval()
     for weight in module.parameters():
         weight.requires_grad_(False)
+    _exact_head(module)
     return Language(module, tokenizer, role, name, _limit(module, tokenizer),
                     *_frame(role, tokenizer))
 
 
 def _frame(role: str, tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The tokens that the tokenizer puts before and after a text, as far as the role has them."""
-    around = list(tokenizer("")["input_ids"])
-    if role == "causal":
-        return [t for t in around if t != tokenizer.eos_token_id], []
-    if role == "seq2seq":
-        return [], [t for t in around if t == tokenizer.eos_token_id]
-    return around[:len(around) // 2], around[len(around) // 2:]
+    """The tokens that the tokenizer puts before and after a text, as far as the role has them:
+    a writer goes on after a prompt, and what T5 reads begins at once."""
+    inner = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    whole = list(tokenizer("a")["input_ids"])
+    at = next((n for n in range(len(whole) - len(inner) + 1)
+               if whole[n:n + len(inner)] == inner), 0)
+    before, after = whole[:at], whole[at + len(inner):]
+    return (before if role != "seq2seq" else []), (after if role != "causal" else [])
+
+
+def _exact_head(module: nn.Module) -> None:
+    """Logits in float32 where the weights are halves: in bfloat16 those between 16 and 32 are
+    an eighth apart, and differences of logits would tie (CATALOGUE G)."""
+    head = getattr(module, "get_output_embeddings", lambda: None)()
+    if not isinstance(head, nn.Linear) or head.weight.dtype == torch.float32:
+        return
+    weight = head.weight.detach().float()
+    bias = None if head.bias is None else head.bias.detach().float()
+    exact: Any = head
+    exact.forward = lambda x: nn.functional.linear(x.float(), weight, bias)
 
 
 def fills_gaps(module: nn.Module) -> bool:
@@ -168,12 +182,15 @@ def _pretrained(name: str, role: str, revision: str, dtype: torch.dtype
     source = str(where) if looks_local else name
     try:
         with _quiet():
+            config = transformers.AutoConfig.from_pretrained(source, **more)
+            if role == "causal" and getattr(config, "is_encoder_decoder", False):
+                raise ValueError("Unrecognized configuration class: it has an encoder")
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, **more)
             module = getattr(transformers, ROLES[role]).from_pretrained(source, dtype=dtype,
                                                                         **more)
     except MemoryError:
         raise
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except Exception as error:  # safetensors and hub raise errors of their own
         if "out of memory" in str(error).lower():
             raise
         raise InputError(f"language model {name!r} cannot be loaded as {role}: "
@@ -219,8 +236,10 @@ def _limit(module: nn.Module, tokenizer: Any) -> int:
 
 
 def content(name: str) -> str:
-    """What stands for the contents of a local model in a key: names, sizes and hashes of small
-    files, sizes of the weights; "" for a hub name, where the revision stands for it."""
+    """What stands for the contents of a local model in a key: the names and hashes of its files;
+    "" for a hub name, where the revision stands for it."""
+    from bench.code import file_hash
+
     folder = Path(name).expanduser()
     if name in ("", TINY) or not folder.is_dir():
         return ""
@@ -229,11 +248,5 @@ def content(name: str) -> str:
         folders.sort()
         for file in sorted(files):
             path = Path(root) / file
-            size = path.stat().st_size
-            h.update(f"{path.relative_to(folder)} {size}\n".encode())
-            with path.open("rb") as f:  # of large files the ends: weights differ everywhere
-                h.update(f.read(1 << 20))
-                if size > 2 << 20:
-                    f.seek(-(1 << 20), os.SEEK_END)
-                    h.update(f.read())
+            h.update(f"{path.relative_to(folder)} {file_hash(path)}\n".encode())
     return h.hexdigest()[:20]

@@ -17,7 +17,8 @@ class LanguageModel(ModelPlugin):
 
     model: str = param("", "the language model: a hub name, a local folder, or tiny-random (two "
                        "layers of random weights, which know nothing: for tests)")
-    revision: str = param("", "revision of a hub model")
+    revision: str = param("", "revision of a hub model; without one, cells that are stored "
+                          "stay when the hub's newest changes")
     dtype: str = param("auto", "of the weights; auto: bfloat16 on a GPU, float32 on a CPU",
                        choices=DTYPES)
 
@@ -82,7 +83,8 @@ class PromptedModel(LanguageModel):
     def contents(self) -> tuple[str, ...]:
         from bench.text.prompts import content
 
-        return (*super().contents(), content(self.prompt or self.own_prompt))
+        return (*super().contents(), content(self.prompt or self.own_prompt),
+                *self.retrieving().contents())
 
     def uses(self) -> tuple[tuple[str, str], ...]:
         return (("models", self.retrieving().name),)

@@ -34,7 +34,7 @@ class Remote(PromptedModel):
     def contents(self) -> tuple[str, ...]:
         from bench.text.prompts import content
 
-        return (content(self.prompt or self.own_prompt),)
+        return (content(self.prompt or self.own_prompt), *self.retrieving().contents())
 
     def unfit(self, data: Dataset) -> str | None:
         if not self.endpoint:

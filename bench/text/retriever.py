@@ -31,7 +31,8 @@ def parse(text: str) -> ModelPlugin:
     if match is None:
         raise InputError(f"{text!r} names no model", key="retriever",
                          hint='write name or "name(parameter=value, …)"')
-    inside = re.sub(r"([\w-]+)\s*=\s*", r"\1: ", match[2] or "")
+    inside = re.sub(r'("[^"]*"|\'[^\']*\')|([\w-]+)\s*=\s*',
+                    lambda m: m[1] or f"{m[2]}: ", match[2] or "")
     problems = Problems("retriever")  # type: ignore[arg-type]
     try:
         root = yaml.compose(f"[{{{match[1]}: {{{inside}}}}}]", Loader=yaml.SafeLoader)

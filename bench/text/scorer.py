@@ -17,7 +17,7 @@ from bench.models.base import Batch, Recommender, Table, TorchRecommender, build
 from bench.text import likelihood
 from bench.text.language import Language, load
 from bench.text.prompts import Prompt
-from bench.text.reader import TextReader
+from bench.text.reader import Filter, TextReader
 
 if TYPE_CHECKING:
     from bench.api import Context, Defense
@@ -181,6 +181,19 @@ class PromptRecommender(TextReader, TorchRecommender):
             yield
         finally:
             self._shuffle = before
+
+    @contextlib.contextmanager
+    def reading_texts(self, texts: Sequence[str]) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            if isinstance(self.retriever, TextReader):
+                stack.enter_context(self.retriever.reading_texts(texts))
+            stack.enter_context(super().reading_texts(texts))
+            yield
+
+    def filtered(self, added: Filter) -> None:
+        super().filtered(added)
+        if isinstance(self.retriever, TextReader):
+            self.retriever.filtered(added)
 
     @contextlib.contextmanager
     def stating(self, about: str) -> Iterator[None]:
