@@ -12,7 +12,8 @@ from typing import Any
 
 from bench.device import device_name, pick_device
 
-LIBRARIES = ("recgauntlet", "torch", "numpy", "scipy", "pandas", "recbole", "pyarrow")
+LIBRARIES = ("recgauntlet", "torch", "numpy", "scipy", "pandas", "recbole", "pyarrow",
+             "transformers", "tokenizers", "peft")
 
 
 def environment() -> dict[str, Any]:
