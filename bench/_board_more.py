@@ -17,7 +17,7 @@ from bench._board_view import (
     signed,
     significant,
 )
-from bench.flags import epsilon_asked
+from bench._flags_privacy import epsilon_asked
 from bench.leaderboard import Entry, Estimate
 
 if TYPE_CHECKING:

@@ -29,7 +29,8 @@ from bench._board_view import (
     short_labels,
     signed,
 )
-from bench.flags import EXPLAINED, MARKS, Flag
+from bench._flags_common import Flag
+from bench.flags import EXPLAINED, MARKS
 from bench.leaderboard import Board, Entry, Estimate, Row, Test
 
 LEVEL = 0.05

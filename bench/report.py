@@ -22,8 +22,9 @@ from bench import stats
 from bench._board_tables import ABOUT, Builder
 from bench._board_view import Table, View
 from bench._cells import load
+from bench._flags_common import Flag
 from bench.errors import InputError
-from bench.flags import Flag, find
+from bench.flags import find
 from bench.leaderboard import Board, Entry, Estimate, Test, build
 from bench.results import LONG, long_rows
 from bench.store import write_atomically, write_table

@@ -1,0 +1,68 @@
+"""Flags on the run and on privacy fire where they should and stay silent where not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from _flag_boards import FGSM, NONE, attacks, board, fired
+from synthetic_run import EMBEDDING, PROFILES, SyntheticRun, embedding, spec
+
+
+@pytest.mark.parametrize(("spent", "fires"), [(8.05, False), (7.93, False), (8.2, True),
+                                              (7.0, True), (float("inf"), True)])
+def test_epsilon_differs(tmp_path: Path, spent: float, fires: bool) -> None:
+    def make(run: SyntheticRun) -> None:
+        run.add(spec("BPR"), spec("dp-sgd", epsilon=8.0), NONE)
+    found = board(tmp_path, make)
+    for entry in found.entries.values():
+        for cell in entry.cells.values():
+            cell.privacy["epsilon"] = spent  # type: ignore[index]
+    assert bool(fired(found, "epsilon-differs")) is fires
+
+
+def test_missing_seeds(tmp_path: Path) -> None:
+    found = board(tmp_path / "a", attacks(FGSM, bad_seeds={1: "out of memory"}))
+    flag = fired(found, "missing-seeds")[0]
+    assert flag.detail == "2 of 3 seeds: out of memory"
+    found = board(tmp_path / "b", attacks(FGSM), seeds=(0, 1), asked=(0, 1, 2))
+    assert fired(found, "missing-seeds")[0].detail == "2 of 3 seeds"
+    assert not fired(board(tmp_path / "c", attacks(FGSM)), "missing-seeds")
+    assert not fired(board(tmp_path / "d", attacks(FGSM)), "one-seed")
+
+
+@pytest.mark.parametrize(("lift", "fires"), [(-0.05, True), (0.02, False)])
+def test_exposure_floor(tmp_path: Path, lift: float, fires: bool) -> None:
+    # the clean exposure of the targets is 0.05; lifting by −0.05 leaves nothing
+    found = board(tmp_path, attacks(spec("random-profiles"), threat=PROFILES), seeds=(0,),
+                  lift=lambda m, d, a: lift)
+    assert bool(fired(found, "exposure-floor")) is fires
+
+
+def test_small_groups(tmp_path: Path) -> None:
+    left = {"small_groups": {"age=70": 3}}
+    found = board(tmp_path / "a", attacks(facts=left))
+    assert fired(found, "small-groups")[0].detail == "age=70 (3 users)"
+    assert not fired(board(tmp_path / "b", attacks(facts={"small_groups": {}})),
+                     "small-groups")
+
+
+@pytest.mark.parametrize(("share", "fires"), [(0.011, True), (0.009, False)])
+def test_ties(tmp_path: Path, share: float, fires: bool) -> None:
+    assert bool(fired(board(tmp_path, attacks(facts={"tie_share": share})), "ties")) is fires
+
+
+def test_not_above_pop(tmp_path: Path) -> None:
+    def make(run: SyntheticRun) -> None:
+        for name in ("pop", "BPR", "bad", "random"):
+            run.add(spec(name), NONE, NONE)
+    found = board(tmp_path, make, base={"BPR": 0.4, "bad": 0.01, "random": 0.001})
+    assert [f.row for f in fired(found, "not-above-pop")] == [("toy", "bad", "none")]
+
+
+def test_failed_and_timeout_but_not_skipped(tmp_path: Path) -> None:
+    def make(run: SyntheticRun) -> None:
+        run.add(spec("BPR"), NONE, NONE)
+        for name, status in (("fgsm", "failed"), ("pgd", "timeout"), ("noise", "skipped")):
+            run.add(spec("BPR"), NONE, embedding(name), EMBEDDING, status=status, reason="why")
+    assert [f.attack for f in fired(board(tmp_path, make), "failed")] == ["fgsm", "pgd"]
