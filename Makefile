@@ -40,7 +40,8 @@ smoke: $(VENV)/.ready
 	$(PY) -m bench run grid-smoke.yaml
 
 test: $(VENV)/.ready-test
-	$(PY) -m pytest -n auto
+	@# a worker per core, one thread each: threads of several workers wait for each other
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto
 
 lint: $(VENV)/.ready-test
 	$(PY) -m ruff check .
