@@ -21,7 +21,8 @@ from bench.training import rate_scale
 CORPUS = [f"title {n} genre{n % 4}" for n in range(24)] + ["Will the user like it? Answer:"]
 ADDED = [w for w in WAYS if w not in ("full", "none")]
 ROLES = ["causal", "masked", "seq2seq", "encoder"]
-IDENTITIES = ["lora", "adalora", "ia3"]
+IDENTITIES = ["lora", "adalora", "ia3", "adapters"]
+MARKS = ("lora_", "ia3_", "prompt_encoder", ".adapter.")
 
 
 class Plugin(Tuned):
@@ -35,7 +36,7 @@ class Plugin(Tuned):
 
 def made(role: str, how: str, seed: int = 3, **more: Any) -> tuple[Language, Tuning]:
     language = load("tiny-random", role, corpus=CORPUS, seed=1)
-    plugin = Plugin(tune=how, **{"virtual_tokens": 3, "rank": 4, **more})
+    plugin = Plugin(tune=how, **{"virtual_tokens": 3, "rank": 4, "bottleneck": 4, **more})
     return language, apply_tuning(language, plugin, seed)
 
 
@@ -87,7 +88,7 @@ def test_every_way_learns_and_touches_nothing_else(role: str, how: str) -> None:
     if how == "full":
         assert len(learned) > 10
     else:
-        assert all("lora_" in n or "ia3_" in n or "prompt_encoder" in n for n in learned)
+        assert all(any(mark in n for mark in MARKS) for n in learned)
         assert sum(p.numel() for p in learned.values()) < sum(p.numel() for p in frozen.values())
 
 
@@ -205,7 +206,7 @@ def test_the_penalty_of_adalora_is_that_of_peft() -> None:
 
 def test_the_seed_draws_the_added_weights_and_nothing_else() -> None:
     state = torch.get_rng_state()
-    for how in ("lora", "prefix", "prompt", "adalora"):
+    for how in ("lora", "prefix", "prompt", "adalora", "adapters"):
         first, same, other = (made("causal", how, seed=s)[1].learned() for s in (3, 3, 4))
         assert all(torch.equal(first[n], same[n]) for n in first)
         assert any(not torch.equal(first[n], other[n]) for n in first)
@@ -225,6 +226,10 @@ def test_names_of_layers_are_taken_and_wrong_ones_refused() -> None:
     with pytest.raises(InputError, match="cannot be tuned by lora") as found:
         made("causal", "lora", target_modules="nothing_such")
     assert "target_modules" in str(found.value.hint)
+    _, tuning = made("causal", "adapters", target_modules="mlp.c_proj")
+    assert all(".mlp.c_proj.adapter." in n for n in tuning.learned())
+    with pytest.raises(InputError, match="cannot be tuned by adapters: no maps called nothing"):
+        made("causal", "adapters", target_modules="nothing_such")
     with pytest.raises(InputError, match="comma"):
         made("causal", "lora", target_modules="c_attn,,")
     with pytest.raises(InputError, match="token vectors"):

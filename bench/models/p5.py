@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from bench.api import Context, Dataset, param
 from bench.text.prompted import PromptedModel
-from bench.text.tuning import WAYS, Tuned
+from bench.text.tuning import WAYS, WHAT, Tuned
 
 if TYPE_CHECKING:
     from bench.text.p5 import P5Recommender
@@ -37,8 +37,7 @@ class P5(PromptedModel, Tuned):
     negatives: int = param(1, "direct: items sampled per row as disliked, where the data has no "
                            "disliked rows", low=1)
     shots: int = param(0, "train rows that are learned from, drawn by seed; 0: all", low=0)
-    tune: str = param("full", "what is learned: full (all weights), added ones (lora, adalora, "
-                      "ia3, prefix, prompt), or none", choices=WAYS)
+    tune: str = param("full", WHAT, choices=WAYS)
     learning_rate: float = param(1e-3, "step size", above=0)
     batch_size: int = param(64, "examples per step", low=1)
     asks: ClassVar[str] = "seq2seq"

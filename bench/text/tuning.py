@@ -1,10 +1,10 @@
-"""Ways to tune a language model: all of its weights, or few added ones, through `peft`."""
+"""Ways to tune a language model: all of its weights, or few added ones, most through `peft`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.api import param
+from bench.api import ModelPlugin, param
 from bench.errors import InputError
 from bench.training import TrainedModel
 
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
     from bench.text.language import Language
     from bench.text.wrapping import Tuning
 
-WAYS = ("lora", "adalora", "ia3", "prefix", "prompt", "full", "none")
+WAYS = ("lora", "adalora", "ia3", "prefix", "prompt", "adapters", "full", "none")
+WHAT = ("what is learned: full (all weights), added ones (lora, adalora, ia3, prefix, prompt, "
+        "adapters), or none")
 
 
-class Tuned(TrainedModel):
-    """Parameters of models whose language model is tuned. List it after the other bases, as
-    `class Mine(PromptedModel, Tuned)`, so that their checks run too.
+class Ways(ModelPlugin):
+    """Parameters that say in which way a language model is tuned.
 
     LoRA: Hu et al., ICLR 2022 · AdaLoRA: Zhang et al., ICLR 2023 · IA³: Liu et al., NeurIPS
     2022 · prefix: Li & Liang, ACL 2021 (without the network that makes the prefix) · prompt:
-    Lester et al., EMNLP 2021. Bottleneck adapters (Houlsby et al., ICML 2019) are not offered:
-    `peft` has none for these architectures.
+    Lester et al., EMNLP 2021 · adapters: Houlsby et al., ICML 2019 (the norms, which they learn
+    too, stay).
     """
 
-    tune: str = param("lora", "what is learned: full (all weights), added ones (lora, adalora, "
-                      "ia3, prefix, prompt), or none", choices=WAYS)
+    tune: str = param("lora", WHAT, choices=WAYS)
     rank: int = param(8, "of lora; of adalora the mean rank at the end, which begins at half as "
                       "much again", low=1)
     alpha: float = param(16.0, "lora and adalora: what they add is scaled by alpha / rank "
@@ -35,8 +35,18 @@ class Tuned(TrainedModel):
                                 "training", low=0, high=0.99)
     virtual_tokens: int = param(20, "prefix and prompt: places that are put before the text",
                                 low=1)
-    target_modules: str = param("", "lora, adalora, ia3: names of the layers that are tuned, with "
-                                "commas; empty: by architecture (lora: queries and values)")
+    bottleneck: int = param(64, "adapters: width between their two maps (the paper: 8 to 256)",
+                            low=1)
+    target_modules: str = param("", "lora, adalora, ia3, adapters: names of the layers that are "
+                                "tuned, with commas; empty: by architecture (lora: queries and "
+                                "values; adapters: after every attention and feed-forward network)")
+
+
+class Tuned(Ways, TrainedModel):
+    """Parameters of models whose language model is tuned. List it after the other bases, as
+    `class Mine(PromptedModel, Tuned)`, so that their checks run too.
+    """
+
     epochs: int = param(10, "most passes over the examples", low=1)
     batch_size: int = param(128, "examples per step", low=1)
     optimizer: str = param("adamw", "how steps are taken",
@@ -52,7 +62,7 @@ class Tuned(TrainedModel):
                                 "training validates; 0: all that are asked for", low=0)
 
 
-def apply_tuning(language: Language, plugin: Tuned, seed: int) -> Tuning:
+def apply_tuning(language: Language, plugin: Ways, seed: int) -> Tuning:
     """Put what the plugin asks for on `language.module`, which from then on is the tuned model;
     the parameters to be learned ask for gradients, no others do.
 
@@ -70,7 +80,7 @@ def apply_tuning(language: Language, plugin: Tuned, seed: int) -> Tuning:
     return wrap(language, plugin, seed)
 
 
-def targets(plugin: Tuned) -> list[str] | None:
+def targets(plugin: Ways) -> list[str] | None:
     """The names in `target_modules`, or None for those of the architecture.
 
     Raises:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bench.errors import InputError, one_line
 from bench.text.language import Language
-from bench.text.tuning import Tuned, targets
+from bench.text.tuning import Ways, targets
 
 _ADAPTER = "default"  # peft's name of the only adapter
 _ORTHOGONAL = 0.5  # weight of AdaLoRA's penalty, as in its paper's GLUE runs and in peft
@@ -112,7 +112,7 @@ class Virtual(nn.Module):
 class Tuning:
     """What training needs to know of the tuned model."""
 
-    def __init__(self, how: str, module: nn.Module, plugin: Tuned) -> None:
+    def __init__(self, how: str, module: nn.Module, plugin: Ways) -> None:
         self.how, self.module, self.plugin = how, module, plugin
         self._begun = False
 
@@ -160,7 +160,7 @@ class Tuning:
         return {"tune": self.how, "learned_parameters": learned}
 
 
-def wrap(language: Language, plugin: Tuned, seed: int) -> Tuning:
+def wrap(language: Language, plugin: Ways, seed: int) -> Tuning:
     """See `bench.text.tuning.apply_tuning`."""
     how = plugin.tune
     inner: Any = language.module
@@ -182,7 +182,15 @@ def wrap(language: Language, plugin: Tuned, seed: int) -> Tuning:
     return Tuning(how, language.module, plugin)
 
 
-def _add(language: Language, plugin: Tuned) -> None:
+def _add(language: Language, plugin: Ways) -> None:
+    if plugin.tune == "adapters":
+        from bench.text.adapters import add_adapters
+
+        try:
+            add_adapters(language.module, plugin.bottleneck, targets(plugin))
+        except InputError as error:
+            raise _refused(language, plugin, error.what) from error
+        return
     import peft
 
     made: Any = None
@@ -210,7 +218,7 @@ def _add(language: Language, plugin: Tuned) -> None:
     _probe(language, plugin, weight)
 
 
-def _config(language: Language, plugin: Tuned) -> Any:
+def _config(language: Language, plugin: Ways) -> Any:
     import peft
     from peft import TaskType
 
@@ -244,7 +252,7 @@ def _config(language: Language, plugin: Tuned) -> Any:
                                    num_attention_heads=heads, token_dim=heads * width)
 
 
-def _probe(language: Language, plugin: Tuned, weight: Tensor) -> None:
+def _probe(language: Language, plugin: Ways, weight: Tensor) -> None:
     """Refuse a model that does not read what was put before its text: some take keys and values
     from outside and drop them without a word."""
     from bench.text.encode import hidden_states
@@ -268,7 +276,7 @@ def _probe(language: Language, plugin: Tuned, weight: Tensor) -> None:
         raise _refused(language, plugin, "it does not read what is put before its text")
 
 
-def _refused(language: Language, plugin: Tuned, why: str) -> InputError:
+def _refused(language: Language, plugin: Ways, why: str) -> InputError:
     kind = getattr(language.module.config, "model_type", "unknown")
     hint = "take tune: full, or another way" if plugin.tune in _VIRTUAL else \
         "name layers of this model in target_modules, or take tune: full"
