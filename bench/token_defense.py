@@ -38,11 +38,11 @@ class MovedTokens(TokenDefense):
 
     where: str = param("all", "which tokens may move: all of a prompt, or the text of the "
                        "candidate item, which is what its seller writes", choices=("all", "text"))
-    relative: bool = param(False, "lengths count in mean L2 norms of the vectors of the batch's "
-                           "tokens that may move")
+    relative: bool = param(False, "lengths count in mean L2 norms of the vectors of the tokens "
+                           "that may move, of each prompt by itself")
 
-    def scale(self, vectors: Tensor, able: Tensor) -> float:
-        """What stated lengths are multiplied with."""
+    def scale(self, vectors: Tensor, able: Tensor) -> float | Tensor:
+        """What stated lengths are multiplied with: 1, or of each row its own, (R, 1, 1)."""
         from bench.text.token_moves import unit
 
         return unit(vectors, able) if self.relative else 1.0

@@ -175,13 +175,56 @@ def test_each_prompt_moves_by_eps_and_padding_by_nothing(data: Dataset, model: s
     assert torch.equal(once & able, once)
 
 
-def test_a_relative_eps_counts_in_mean_token_norms(data: Dataset) -> None:
+def own_units(model: Any, tokens: Any, where: str = "all") -> list[float]:
+    """The mean norm of each row's tokens that may move, one row after the other; 1 of none."""
+    able = tokens.mask.bool() & (tokens.text if where == "text" else True)
+    found = []
+    for vectors, keep in zip(model.vectors(tokens).detach(), able, strict=True):
+        norms = [float(v.norm()) for v in vectors[keep]]
+        found.append(sum(norms) / len(norms) if norms else 1.0)
+    return found
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_relative_eps_counts_in_each_prompts_own_mean_token_norm(data: Dataset,
+                                                                   model: str) -> None:
+    made = at_start(data, model)
+    _, tokens = first(made)
+    for where in ("all", "text"):
+        units = own_units(made, tokens, where)
+        assert max(units) > min(units) * 1.001  # a mean over the batch would show
+        delta = plugin("defenses", "fgm", eps=0.5, relative=True, where=where).delta(made, tokens)
+        able = tokens.mask.bool() & (tokens.text if where == "text" else True)
+        assert delta.flatten(1).norm(dim=1).tolist() == pytest.approx(
+            [0.5 * u * bool(some) for u, some in zip(units, able.any(dim=1), strict=True)],
+            rel=1e-5)
+
+
+def alone(tokens: Any, row: int) -> Any:
+    """The batch of this row and nothing else, without the others' padding."""
+    n = int(tokens.mask[row].sum())
+    return type(tokens)(tokens.ids[[row], :n], tokens.mask[[row], :n], tokens.text[[row], :n],
+                        tokens.labels[[row]])
+
+
+def test_relative_moves_of_a_prompt_are_the_same_in_any_batch(data: Dataset) -> None:
     model = at_start(data)
     _, tokens = first(model)
-    mean = torch.stack([v for row, keep in zip(model.vectors(tokens), tokens.mask, strict=True)
-                        for v in row[keep.bool()]]).norm(dim=1).mean().detach()
-    delta = plugin("defenses", "fgm", eps=0.5, relative=True).delta(model, tokens)
-    assert float(delta[0].norm()) == pytest.approx(0.5 * float(mean), rel=1e-5)
+    weights = list(model.trained().values())
+    fgm = plugin("defenses", "fgm", eps=0.5, relative=True)
+    free = plugin("defenses", "freelb", init=0.0, step=0.2, max_norm=0.3, relative=True)
+    together = fgm.delta(model, tokens), free.passes(model, tokens, weights, ("x",))[2][-1]
+    smart = plugin("defenses", "smart", radius=0.1, relative=True)
+    largest = smart.delta(model, tokens, ("x",)).abs().amax(dim=2)  # (R, L)
+    for row in range(len(tokens.ids)):
+        one = alone(tokens, row)
+        n = one.ids.shape[1]
+        found = fgm.delta(model, one), free.passes(model, one, weights, ("x",))[2][-1]
+        for a, b in zip(together, found, strict=True):
+            assert torch.allclose(a[row, :n], b[0], atol=1e-5)
+        # its start is drawn for the whole batch; the lengths are not
+        assert torch.allclose(largest[row, :n], smart.delta(model, one, ("x",)).abs().amax(dim=2),
+                              rtol=1e-5)
 
 
 # -- FreeLB --------------------------------------------------------------------------------------
@@ -298,10 +341,10 @@ def test_smart_moves_each_token_by_its_radius_and_padding_by_nothing(data: Datas
     able = tokens.mask.bool() & (tokens.text if where == "text" else True)
     assert bool((delta[~able] == 0).all())
     assert torch.allclose(delta[able].abs().amax(dim=1), torch.tensor(0.05))
-    mean = made.vectors(tokens)[able].norm(dim=1).mean().detach()
     delta = plugin("defenses", "smart", radius=0.05, where=where, relative=True).delta(
         made, tokens, ("x",))
-    assert torch.allclose(delta[able].abs().amax(dim=1), 0.05 * mean)
+    units = torch.tensor(own_units(made, tokens, where))[:, None].expand_as(able)
+    assert torch.allclose(delta[able].abs().amax(dim=1), 0.05 * units[able])
 
 
 def test_smart_has_no_divergence_without_delta_even_under_dropout(data: Dataset) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.models.base import TorchRecommender
-from bench.perturb import TINY, project, steepest
+from bench.perturb import TINY, steepest
 from bench.text.trainable import TokenBatch, TokenTrained
 
 
@@ -27,24 +27,33 @@ def places(tokens: TokenBatch, where: str) -> Tensor:
     return inside & tokens.text if where == "text" else inside
 
 
-def unit(vectors: Tensor, able: Tensor) -> float:
-    """Mean L2 norm of the vectors (R, L, width) of these places (R, L); 1 where there is none."""
-    norms = vectors.detach().float().norm(dim=2)[able]
-    return float(norms.mean()) if len(norms) else 1.0
+def unit(vectors: Tensor, able: Tensor) -> Tensor:
+    """Mean L2 norm of the vectors (R, L, width) of each row's places in `able` (R, L), float32
+    (R, 1, 1); 1 where a row has none. No row's unit depends on the other rows of its batch."""
+    norms = vectors.detach().float().norm(dim=2) * able  # (R, L)
+    count = able.sum(dim=1)  # (R,)
+    mean = torch.where(count > 0, norms.sum(dim=1) / count.clamp_min(1), 1.0)
+    return mean[:, None, None]
 
 
-def uphill(slope: Tensor, able: Tensor, radius: float) -> Tensor:
-    """radius · g/‖g‖_F for each row of the batch, g being 0 outside `able`: float32 (R, L, w)."""
+def uphill(slope: Tensor, able: Tensor, radius: float | Tensor) -> Tensor:
+    """radius · g/‖g‖_F for each row of the batch, g being 0 outside `able`: float32 (R, L, w).
+
+    Args:
+        radius: of all rows, or of each (R, 1, 1).
+    """
     kept = slope.float() * able[..., None]
-    return steepest(kept.flatten(1), radius, "l2").view_as(kept)
+    return steepest(kept.flatten(1), 1.0, "l2").view_as(kept) * radius
 
 
-def pulled_back(delta: Tensor, radius: float) -> Tensor:
-    """Each row of delta (R, L, w) put back into the ball ‖δ‖_F ≤ radius."""
-    return project(delta.flatten(1), radius, "l2").view_as(delta)
+def pulled_back(delta: Tensor, radius: float | Tensor) -> Tensor:
+    """Each row of delta (R, L, w) put back into the ball ‖δ‖_F ≤ radius, of all or of each."""
+    norms = delta.flatten(1).norm(dim=1)[:, None, None].clamp_min(TINY)  # (R, 1, 1)
+    inside: Tensor = delta * (radius / norms).clamp_max(1.0)
+    return inside
 
 
-def token_wise(delta: Tensor, able: Tensor, radius: float) -> Tensor:
+def token_wise(delta: Tensor, able: Tensor, radius: float | Tensor) -> Tensor:
     """Each token's part of delta scaled to a largest coordinate of `radius`, 0 outside `able`."""
     largest = delta.abs().amax(dim=2, keepdim=True)  # (R, L, 1)
     return delta * able[..., None] * (radius / largest.clamp_min(TINY**2))
