@@ -49,7 +49,8 @@ class FreeLB(MovedTokens):
         tokens = token_trained(model).tokens(batch)
         weights = [p for p in model.module.parameters() if p.requires_grad]
         losses, slopes, _ = self.passes(model, tokens, weights, names)
-        return with_slopes(sum(losses[1:], losses[0]) / len(losses), slopes)
+        mean = with_slopes(sum(losses[1:], losses[0]) / len(losses), slopes)
+        return mean + token_trained(model).penalty()
 
     def passes(self, model: TorchRecommender, tokens: TokenBatch, weights: Sequence[Tensor],
                names: tuple[object, ...]) -> tuple[list[Tensor], dict[Tensor, Tensor],

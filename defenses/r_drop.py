@@ -46,7 +46,8 @@ class RDrop(TokenDefense):
             with model.ctx.seeded(*names, draw):
                 outputs.append(trained.outputs(tokens))
         first, second = (trained.token_loss(out, tokens) for out in outputs)
-        return (first + second) / 2 + self.weight * symmetric_kl(*outputs) / 2
+        divergence = self.weight * symmetric_kl(*outputs) / 2
+        return (first + second) / 2 + divergence + trained.penalty()
 
     def wrap(self, loop: Loop) -> Callable[[int], float] | None:
         """Keeps the plain loop; notes whether anything is dropped."""

@@ -420,6 +420,32 @@ def test_r_drop_is_two_losses_and_their_divergence(data: Dataset) -> None:
     assert "r-drop" not in trained(at_start(data, dropout=True), made, steps=1)[1].notes
 
 
+# -- what the weights cost -----------------------------------------------------------------------
+
+@pytest.mark.parametrize("model", MODELS)
+def test_adaloras_penalty_counts_once_under_every_defense(data: Dataset, model: str) -> None:
+    """Without any slope of what is read, the weights' slopes are those of the penalty alone."""
+    made = at_start(data, model, tune="adalora")
+    batch, _ = first(made)
+    weights = [p for n, p in made.trained().items() if "lora_A" in n or "lora_B" in n]
+    once = torch.autograd.grad(made.penalty(), weights)
+    assert float(made.penalty()) > 0
+
+    def slopes(defense: Any) -> list[Tensor]:
+        """How the slopes change when the penalty does: ten times that."""
+        both = []
+        for factor in (1.0, 11.0):
+            made.penalty = lambda f=factor: f * made.tuning.penalty()
+            loss = defense.loss(made, batch, made.loss(batch), 1)
+            both.append(torch.autograd.grad(loss, weights, allow_unused=True))
+        del made.penalty
+        return [b - a for a, b in zip(*both, strict=True)]
+
+    for name in ("none", *DEFENSES):
+        for found, g in zip(slopes(plugin("defenses", name)), once, strict=True):
+            assert torch.allclose(found, 10 * g, rtol=1e-3, atol=1e-4 * float(g.abs().max())), name
+
+
 # -- trained models ------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("model", MODELS)

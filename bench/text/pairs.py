@@ -116,7 +116,7 @@ class DualRecommender(TextReader, TorchRecommender):
 
     def batch_loss(self, batch: Batch) -> Tensor:
         tokens = self.tokens(batch)
-        return self.token_loss(self.outputs(tokens), tokens)
+        return self.token_loss(self.outputs(tokens), tokens) + self.penalty()
 
     def tokens(self, batch: Batch) -> PairBatch:
         items = batch["items"].tolist()
@@ -145,7 +145,10 @@ class DualRecommender(TextReader, TorchRecommender):
         return in_batch_logits(users @ items.T, tokens.items, log_q, self.plugin.temperature)
 
     def token_loss(self, outputs: Tensor, tokens: TokenBatch) -> Tensor:
-        return F.cross_entropy(outputs, tokens.labels) + self.tuning.penalty()
+        return F.cross_entropy(outputs, tokens.labels)
+
+    def penalty(self) -> Tensor | float:
+        return self.tuning.penalty()
 
     def tables(self) -> dict[str, Table]:
         return {}

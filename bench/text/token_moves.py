@@ -60,7 +60,8 @@ def token_wise(delta: Tensor, able: Tensor, radius: float | Tensor) -> Tensor:
 
 
 def moved_loss(trained: TokenTrained, tokens: TokenBatch, delta: Tensor) -> Tensor:
-    """The training loss with delta (R, L, w) added to the tokens' vectors."""
+    """The training loss with delta (R, L, w) added to the tokens' vectors, the penalty of the
+    weights left out: that is no matter of how often they are used."""
     vectors = trained.vectors(tokens)
     outputs = trained.outputs(tokens, vectors + delta.to(vectors.dtype))
     return trained.token_loss(outputs, tokens)

@@ -44,6 +44,11 @@ class TokenTrained(Protocol):
         ...
 
     def token_loss(self, outputs: Tensor, tokens: TokenBatch) -> Tensor:
-        """The training loss of these outputs, a scalar mean over the batch. What `batch_loss`
-        returns is `token_loss(outputs(tokens(batch)), tokens(batch))`."""
+        """What these outputs cost, a scalar mean over the batch. What `batch_loss` returns is
+        `token_loss(outputs(tokens(batch)), tokens(batch)) + penalty()`."""
+        ...
+
+    def penalty(self) -> Tensor | float:
+        """What the weights cost whatever is read (AdaLoRA's orthogonality), a scalar: once per
+        step, however many passes a defense makes."""
         ...

@@ -54,7 +54,7 @@ class TallrecRecommender(PointwiseRecommender):
 
     def batch_loss(self, batch: Batch) -> Tensor:
         tokens = self.tokens(batch)
-        return self.token_loss(self.outputs(tokens), tokens)
+        return self.token_loss(self.outputs(tokens), tokens) + self.penalty()
 
     def tokens(self, batch: Batch) -> TokenBatch:
         columns = (batch["histories"], batch["lengths"], batch["items"])
@@ -95,4 +95,7 @@ class TallrecRecommender(PointwiseRecommender):
         return torch.stack([logits[:, part].logsumexp(dim=1) for part in (self.no, self.yes)], 1)
 
     def token_loss(self, outputs: Tensor, tokens: TokenBatch) -> Tensor:
-        return F.cross_entropy(outputs, tokens.labels.long()) + self.tuning.penalty()
+        return F.cross_entropy(outputs, tokens.labels.long())
+
+    def penalty(self) -> Tensor | float:
+        return self.tuning.penalty()
