@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
-from bench.api import Context, Dataset, Defense, ModelPlugin
+from bench.api import Context, Dataset, Defense, ModelPlugin, ThreatModel
 from bench.federated import Client, ClientAttack, Sent
 from bench.models.base import Recommender, TorchRecommender, build
 from bench.plugin import Plugin
@@ -27,8 +27,9 @@ MODELS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 def checks(cls: type[Plugin]) -> list[Callable[[Lab], None]]:
+    blind = cast(ThreatModel, getattr(cls, "threat", None)).knowledge == "none"
     return [clients_within_budget, uploads_within_budget, knows_no_more_than_stated,
-            pushes_the_targets]
+            noise_of_full_size if blind else pushes_the_targets]
 
 
 def model_plugin(lab: Lab) -> ModelPlugin:
@@ -168,18 +169,53 @@ def knows_no_more_than_stated(lab: Lab) -> None:
 
 
 def pushes_the_targets(lab: Lab) -> None:
-    """On average over seeds, with many malicious clients the targets are offered earlier."""
+    """On average over seeds, many malicious clients move the targets further towards the top than
+    the same number of clients who upload noise, and not away from it."""
+    gains, noise = [], []
+    for seed in SEEDS:
+        plugin = cast(ClientAttack, lab.plugin(budget=0.3, stratum="tail"))
+        control = cast(ClientAttack, lab.registry.make("attacks", {
+            "name": "random-clients", "params": {
+                key: getattr(plugin, key) for key in ("budget", "items", "targets", "stratum")}}))
+        gains.append(_gain(lab, plugin, Context(seed)))
+        noise.append(_gain(lab, control, Context(seed)))
+    gain, chance = float(np.mean(gains)), float(np.mean(noise))
+    require(gain > max(0.0, chance), "with a third as many malicious clients as genuine the "
+            f"targets move by {gain:+.1%} of the catalogue towards the top, by noise of that size "
+            f"{chance:+.1%}", "an upload is a gradient, which the server subtracts: check its sign")
+
+
+def _gain(lab: Lab, plugin: ClientAttack, ctx: Context) -> float:
+    """By which share of the catalogue the targets are offered earlier than without the attack."""
     from bench._contracts_attacks import _target_rank
     from bench._contracts_lab import all_scores
 
-    gains = []
-    for seed in SEEDS:
-        plugin, ctx = lab.plugin(budget=0.3, stratum="tail"), Context(seed)
-        targets = plugin.pick(lab.data(), ctx)
-        clean, after = (_target_rank(all_scores(trained(lab, who, ctx)), lab.data(), targets)
-                        for who in (None, plugin))
-        gains.append(clean - after)
-    gain = float(np.mean(gains))
-    require(gain > 0, f"with a third as many malicious clients as genuine the targets move by "
-            f"{gain:+.1%} of the catalogue towards the top",
-            "an upload is a gradient, which the server subtracts: check its sign")
+    targets = plugin.pick(lab.data(), ctx)
+    clean, after = (_target_rank(all_scores(trained(lab, who, ctx)), lab.data(), targets)
+                    for who in (None, plugin))
+    return clean - after
+
+
+def noise_of_full_size(lab: Lab) -> None:
+    """A control spends all that attacks of its budget may: κ items, targets among them, rows of
+    the clip's length; and what it uploads follows from no parameter that it is sent."""
+    plugin, ctx, clip = cast(ClientAttack, lab.plugin()), Context(0), 0.5
+    model = untrained(lab, plugin, ctx)
+    seen = _recorded(lab, model, plugin, clip)
+    targets = plugin.pick(lab.data(), ctx)
+    for sent, made in seen:
+        for key, (start, stop) in sent.items.items():
+            norms = made[key][start:stop].double().reshape(stop - start, -1).norm(dim=1)
+            hit = norms > 0
+            require(int(hit.sum()) == min(plugin.items, stop - start) and bool(hit[targets].all()),
+                    f"{int(hit.sum())} rows of {key} are touched, the budget is {plugin.items} "
+                    "with targets included", "touch them all: less is no fair comparison")
+            short = float(norms[hit].min())
+            require(short >= clip * (1 - 1e-5), f"a row of {key} is {short:.4g} long, {clip:g} is "
+                    "allowed", "stretch it: less is no fair comparison")
+    sent = seen[0][0]
+    other = dataclasses.replace(sent, shared={k: 1.0 - w for k, w in sent.shared.items()})
+    one, two = (plugin.bounded_upload(s, Client(model.data.n_users), targets, Context(0))
+                for s in (sent, other))
+    require(all(torch.equal(one[k], two[k]) for k in one), "its upload changes with the "
+            "parameters that it is sent", "draw it at random, or declare what it knows")

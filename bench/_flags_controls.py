@@ -23,7 +23,8 @@ ONE_FOR_BOTH = frozenset({"token-noise"})
 # history (None: it has none); to append is to insert at the end
 BLIND: dict[str, frozenset[str] | None] = {
     "append-items": frozenset({"append", "insert"}), "replace-last": frozenset({"substitute"}),
-    "random-substitution": frozenset({"substitute"}), "random-profiles": None}
+    "random-substitution": frozenset({"substitute"}), "random-profiles": None,
+    "random-clients": None}
 
 
 def _ball(entry: Entry, keys: tuple[str, ...], both: bool) -> tuple[Any, ...] | None:

@@ -124,6 +124,10 @@ class ClientAttack(Attack):
         return (f"{self.budget:.1%} malicious clients, at most {self.items} items each, "
                 f"{self.targets} targets ({self.stratum}), rows within the server's clip")
 
+    def comparable(self) -> str:
+        return (f"push, {self.budget:.3g} malicious clients, at most {self.items} items, "
+                f"{self.targets} targets ({self.stratum})")
+
     def aims(self, data: Dataset, ctx: Context) -> Ints:
         return self.pick(data, ctx)
 

@@ -1,6 +1,8 @@
 """FedRecAttack on ml-100k beside the figures that its authors publish.
 
-    python scripts/reproduce_fed_rec_attack.py [epochs] [seeds]
+    python scripts/reproduce_fed_rec_attack.py [epochs] [seeds] [control]
+
+With `control`, as many clients upload noise on as many items instead (random-clients).
 
 Their setting (README of their code, rdz98/FedRecAttack): every rating a positive, one item per user
 held out; matrix factorisation with vectors of 32 numbers ~ N(0, 0.01²), −log σ(s_ui − s_uj) summed
@@ -20,8 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from bench.api import Context, Dataset
+from bench.api import ClientAttack, Context, Dataset
 from bench.attacks.fed_rec_attack import FedRecAttack
+from bench.attacks.random_clients import RandomClients
 from bench.datasets.ml_100k import ML100K
 from bench.defenses.federated import Federated
 from bench.models.base import build
@@ -47,8 +50,9 @@ def their_data() -> Dataset:
     return data.replace(train=data.train.plus(data.valid), valid=data.valid[:0])
 
 
-def run(data: Dataset, seed: int, epochs: int, budget: float = 0.05) -> Found:
-    """Train under the attack; exposure of its target after each epoch."""
+def run(data: Dataset, seed: int, epochs: int, budget: float = 0.05,
+        control: bool = False) -> Found:
+    """Train under the attack, or under its control; exposure of its target after each epoch."""
     ctx = Context(seed)
     target = int(ctx.stream("any item").integers(data.n_items))
 
@@ -58,7 +62,13 @@ def run(data: Dataset, seed: int, epochs: int, budget: float = 0.05) -> Found:
         def pick(self, data, ctx):  # type: ignore[no-untyped-def]
             return np.array([target])
 
-    attack = OneOfAll(budget=budget, items=60, known=0.01)
+    class Noise(RandomClients):
+        """The control, on the same item; no paper."""
+
+        pick = OneOfAll.pick  # type: ignore[assignment]
+
+    attack: ClientAttack = Noise(budget=budget, items=60) if control else \
+        OneOfAll(budget=budget, items=60, known=0.01)
     model = build(BPRMF(dim=32, init_std=0.01, optimizer="sgd", learning_rate=0.01,
                         reduction="sum", epochs=epochs, patience=0),
                   attack.before_training(data, ctx), ctx)
@@ -84,7 +94,8 @@ def main() -> None:
     torch.set_num_threads(1)
     data = their_data()
     print(f"{data.n_users} users, {data.n_items} items, {len(data.train)} train rows")
-    made = [run(data, seed, epochs) for seed in range(seeds)]
+    control = "control" in sys.argv[3:]
+    made = [run(data, seed, epochs, control=control) for seed in range(seeds)]
     print("epoch  published ER@5, ER@10   " + "   ".join(
         f"item {m.target} ({m.popularity} rows)" for m in made))
     for epoch in range(epochs + 1):

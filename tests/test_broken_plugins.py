@@ -57,8 +57,8 @@ def test_every_check_has_a_plugin_that_breaks_it() -> None:
     names = {check.name for kind, name in (
         ("datasets", "blocks"), ("models", "bprmf"), ("attacks", "pgd"),
         ("attacks", "random-profiles"), ("attacks", "rev-adv-profiles"),
-        ("attacks", "fed-rec-attack"), ("attacks", "feature-pgd"), ("attacks", "lira"),
-        ("attacks", "substitution"),
+        ("attacks", "fed-rec-attack"), ("attacks", "random-clients"),
+        ("attacks", "feature-pgd"), ("attacks", "lira"), ("attacks", "substitution"),
         ("defenses", "pca-filter"), ("defenses", "dp-sgd"),
         ("defenses", "adversarial-training"))
         for check in contracts(kind, registry.get(kind, name), registry=registry)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -21,6 +22,7 @@ from bench.api import Context, Dataset
 from bench.attacks.a_hum import AHardUsers
 from bench.attacks.a_ra import ARandom
 from bench.attacks.fed_rec_attack import FedRecAttack, _Centre
+from bench.attacks.random_clients import RandomClients
 from bench.datasets.blocks import Blocks
 from bench.defenses.federated import Federated
 from bench.defenses.none import NoDefense
@@ -267,6 +269,62 @@ def test_an_attacker_sees_the_stated_share_of_each_user(data, known, count):
     other = FedRecAttack(known=0.2).seen(data, Context(1))
     assert len(ARandom().seen(data, Context(0))) == 0
     assert known != 0.2 or not np.array_equal(other.items, seen.items)
+
+
+# -- random clients ----------------------------------------------------------------------------
+
+@pytest.mark.parametrize("plugin", [None, FCF(dim=6), deep()], ids=["bprmf", "fcf", "NeuMF"])
+def test_random_clients_upload_noise_of_the_largest_size_on_targets_and_others(data, plugin):
+    """Wherever an attack acts; the directions have no mean, and are drawn anew in every round."""
+    attack = RandomClients(items=6, targets=2)
+    got = dataclasses.replace(sent(attack, data, plugin), clip=0.3)
+    own, first = Client(40), []
+    for _ in range(400):
+        upload = attack.bounded_upload(got, own, TARGETS, Context(0))
+        assert set(upload) == set(got.items)
+        key = next(k for k in upload if upload[k].dim() == 2)
+        rows = upload[key][slice(*got.items[key])]
+        touched = torch.nonzero(rows.ne(0).any(dim=1))[:, 0]
+        assert len(touched) == 6
+        assert set(TARGETS) <= set(touched.tolist())
+        assert torch.allclose(rows[touched].norm(dim=1), torch.full((6,), 0.3))
+        first.append(rows[touched])
+    assert float(torch.stack(first).mean(dim=0).norm(dim=1).max()) < 0.3 * 4 / 400**0.5
+    again = attack.bounded_upload(got, Client(40), TARGETS, Context(0))
+    other = attack.bounded_upload(got, Client(41), TARGETS, Context(0))
+    assert torch.equal(again[key][slice(*got.items[key])][touched], first[0])
+    assert not torch.equal(again[key], other[key])
+
+
+def test_random_clients_act_wherever_attacks_do(data):
+    """On every model and defense that some attack accepts, with budgets that compare as equals."""
+    control = RandomClients(budget=0.02, items=30, targets=2)
+    for plugin in (BPRMF(), FCF(), deep(), member("BPR")(), member("NGCF")(), member("SASRec")(),
+                   RatingMF()):
+        theirs = [a.unfit(plugin, data) for a in (ARandom(), AHardUsers(), FedRecAttack())]
+        assert None not in theirs or control.unfit(plugin, data) is None
+    for cls in (ARandom, AHardUsers, FedRecAttack):
+        same = cls(budget=0.02, items=30, targets=2)
+        assert same.comparable() == control.comparable()
+        assert cls(budget=0.021, items=30, targets=2).comparable() != control.comparable()
+        assert same.threat_model().stage == control.threat_model().stage
+
+
+def test_clients_no_better_than_noise_break_the_contract(monkeypatch):
+    from bench import _contracts_clients as clients
+    from bench._contracts_lab import Lab
+    from bench.registry import Registry
+    from bench.testing import ContractError
+
+    lab = Lab("attacks", FedRecAttack, Registry())
+    for mine, breaks in ((0.1, True), (0.2, True), (0.3, False)):
+        monkeypatch.setattr(clients, "_gain", lambda lab, who, ctx, mine=mine:
+                            0.2 if who.name == "random-clients" else mine)
+        if breaks:
+            with pytest.raises(ContractError, match=r"noise of that size \+20.0%"):
+                clients.pushes_the_targets(lab)
+        else:
+            clients.pushes_the_targets(lab)
 
 
 # -- what the base class holds them to ---------------------------------------------------------

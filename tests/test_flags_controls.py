@@ -153,8 +153,8 @@ def test_budgets_in_the_flags_are_those_that_attacks_print() -> None:
     for name, cls in made.items():
         threat = {"stage": cls().threat_model().stage, "budget": cls().budget_text(),
                   "comparable": cls().comparable()}
-        if name == "random-profiles":
-            assert threat["stage"] == "train-poison"
+        if name in ("random-profiles", "random-clients"):
+            assert threat["stage"] in ("train-poison", "model-poison")
         else:
             assert threat["stage"] == "test-input"
             assert controls.changes_of(threat) == set(cls.changes)
@@ -197,3 +197,25 @@ def test_the_keys_of_a_ball_are_parameters_of_the_attacks_that_are_held_to_it() 
         assert {control, *others} <= have
         stages = {registry.get("attacks", n)().threat_model().stage for n in have}
         assert len(stages) == 1
+
+
+CLIENTS = {"stage": "model-poison", "knowledge": "white", "goal": "push", "realisable": True}
+
+
+@pytest.mark.parametrize(("name", "lift", "items", "fires"), [
+    ("fed-rec-attack", 0.1, 60, True), ("fed-rec-attack", 0.3, 60, False),
+    ("a-ra", 0.1, 60, True), ("a-hum", 0.1, 30, False)])  # fewer items: no control
+def test_clients_are_held_to_random_ones_of_the_same_budget(
+        tmp_path: Path, name: str, lift: float, items: int, fires: bool) -> None:
+    from bench.registry import Registry
+
+    registry = Registry()
+    made = []
+    for which, params in ((name, {"items": items}), ("random-clients", {"items": 60})):
+        plugin = registry.make("attacks", {"name": which, "params": {"budget": 0.03, **params}})
+        made.append((spec(which, **params), {**CLIENTS, "comparable": plugin.comparable(),
+                                             "knowledge": plugin.threat_model().knowledge}))
+    found = board(tmp_path, one_budget(*made),
+                  lift=lambda m, d, a: 0.2 if a.startswith("random") else lift)
+    assert [f.attack for f in fired(found, "weaker-than-noise")] == (
+        [made[0][0]["label"]] if fires else [])
