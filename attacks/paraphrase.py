@@ -49,9 +49,9 @@ class Paraphrase(TextAttack):
                        "measured with: a hub name, a local folder, or tiny-random")
 
     def contents(self) -> tuple[str, ...]:
-        from bench.text.language import content
+        from bench.text.language import contents
 
-        return (*super().contents(), content(self.writer))
+        return (*super().contents(), *contents(self.writer))
 
     def comparable(self) -> str:
         return f"{super().comparable()}, at most {self.longest:g} times as long"

@@ -53,9 +53,9 @@ class WordSubstitution(TextAttack):
     tries: int = param(10, "words tried, the most important ones first", low=1)
 
     def contents(self) -> tuple[str, ...]:
-        from bench.text.language import content
+        from bench.text.language import contents
 
-        return (*super().contents(), content(self.writer))
+        return (*super().contents(), *contents(self.writer))
 
     def comparable(self) -> str:
         near = f", neighbours of cosine {self.near:g}" if self.method == "neighbours" else ""

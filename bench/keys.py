@@ -1,7 +1,8 @@
 """Keys: a hash of everything that determines a stored value, the code that made it included.
 
 A comment, a docstring or the help text of a parameter changes no key; a formula changes exactly
-the keys of what used it. Paths, device, workers, log level and run names are in no key.
+the keys of what used it. What lies at a path counts, where that is does not. Device, workers, log
+level and run names are in no key.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ class Keys:
         used = [self._code(Registry().get(kind, name)) for kind, name in plugin.uses()]
         if plugin not in self._read:
             self._read[plugin] = plugin.contents()
-        return [spec(plugin), self._code(type(plugin)), *used, *self._read[plugin]]
+        return [plugin.name, plugin.keyed(), self._code(type(plugin)), *used,
+                *self._read[plugin]]
 
     def _code(self, cls: type[Plugin]) -> str:
         if cls not in self._codes:

@@ -75,6 +75,11 @@ class Plugin:
         its keys."""
         return ()
 
+    def keyed(self) -> dict[str, Any]:
+        """Its parameters as its keys hold them. Where one is a path and `contents` hashes what
+        lies there, a subclass takes the path out: a folder that moves is the same folder."""
+        return self.params()
+
     @classmethod
     def test_params(cls) -> dict[str, Any]:
         """Parameters with which the contract tests run it in under a second."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 
@@ -98,9 +98,14 @@ class TextAttack(ModelAttack):
     # -- who and when --------------------------------------------------------------------------
 
     def contents(self) -> tuple[str, ...]:
-        from bench.text.language import content
+        from bench.text.language import contents
 
-        return (content(self.judge),)
+        return contents(self.judge)
+
+    def keyed(self) -> dict[str, Any]:
+        from bench.text.language import unplaced
+
+        return unplaced(super().keyed(), "judge", "writer")
 
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
         if "text" not in model.gives:

@@ -45,6 +45,16 @@ class DelimitedPrompt(Defense):
     prompt: str = param("", "the delimiting prompt, a name or the path of a .yaml file; empty: the "
                         "model's own name with -delimited")
 
+    def __post_init__(self) -> None:
+        from bench.text.prompts import read
+
+        if self.prompt:  # a mistake is named where the grid can still say in which line
+            read(self.prompt)
+
+    def keyed(self) -> dict[str, Any]:
+        named = self.prompt.endswith((".yaml", ".yml"))
+        return {**super().keyed(), "prompt": "a file" if named else self.prompt}
+
     def contents(self) -> tuple[str, ...]:
         """What the model's prompt is, nobody has said yet: all of the package's count."""
         from bench.text.prompts import content, known

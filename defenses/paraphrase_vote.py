@@ -49,9 +49,14 @@ class ParaphraseVote(Defense):
     longest: int = param(40, "most tokens of a paraphrase that the writer writes", low=1)
 
     def contents(self) -> tuple[str, ...]:
-        from bench.text.language import content
+        from bench.text.language import contents
 
-        return (content(self.writer),)
+        return contents(self.writer)
+
+    def keyed(self) -> dict[str, Any]:
+        from bench.text.language import unplaced
+
+        return unplaced(super().keyed(), "writer")
 
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
         return None if "text" in model.gives else f"{model.name} reads no texts of items"

@@ -52,9 +52,14 @@ class PerplexityFilter(Defense):
                          "is left")
 
     def contents(self) -> tuple[str, ...]:
-        from bench.text.language import content
+        from bench.text.language import contents
 
-        return (content(self.judge),)
+        return contents(self.judge)
+
+    def keyed(self) -> dict[str, Any]:
+        from bench.text.language import unplaced
+
+        return unplaced(super().keyed(), "judge")
 
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
         if "text" not in model.gives:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.api import Context, Dataset, ModelPlugin, param
@@ -83,6 +84,10 @@ class GivenLists(ModelPlugin):
         from bench.tables import find_file
 
         return (file_hash(find_file(self.path, "path")),) if self.path else ()
+
+    def keyed(self) -> dict[str, object]:
+        return {**super().keyed(),  # separator auto looks at the extension
+                "path": Path(self.path.removesuffix(".gz")).suffix}
 
     def build(self, data: Dataset, ctx: Context) -> ListRecommender:
         from bench.models._given import ListRecommender

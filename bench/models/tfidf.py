@@ -36,6 +36,11 @@ class TfIdf(ModelPlugin):
     def gives(self) -> frozenset[str]:
         return frozenset({"text", "histories"})
 
+    def contents(self) -> tuple[str, ...]:
+        from bench.keys import versions
+
+        return (str(versions(("scikit-learn",))),)  # its tokens and weights are that library's
+
     def build(self, data: Dataset, ctx: Context) -> WordRecommender:
         from bench.text.words import WordRecommender
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from logging import ERROR, getLogger
 from pathlib import Path
@@ -233,6 +233,19 @@ def _limit(module: nn.Module, tokenizer: Any) -> int:
     if config.model_type in ("roberta", "xlm-roberta", "camembert"):
         known = [n - 2 for n in known]  # their positions begin at 2
     return min([*known, int(min(tokenizer.model_max_length, 1 << 30))])
+
+
+def unplaced(params: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """The parameters; those of `names` that are folders on this machine no longer say where."""
+    return {k: "a local folder" if k in names and content(v) else v for k, v in params.items()}
+
+
+def contents(name: str) -> tuple[str, ...]:
+    """What of a language model belongs into keys beside its name: what lies in its folder, and
+    the libraries that it runs in; nothing where none is named."""
+    from bench.keys import versions
+
+    return (content(name), str(versions(("transformers", "tokenizers", "peft")))) if name else ()
 
 
 def content(name: str) -> str:

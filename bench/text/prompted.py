@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.api import Dataset, ModelPlugin, param
 
@@ -23,11 +23,14 @@ class LanguageModel(ModelPlugin):
                        choices=DTYPES)
 
     def contents(self) -> tuple[str, ...]:
-        from bench.keys import versions
-        from bench.text.language import content
+        from bench.text.language import contents
 
-        # of these libraries what the model says depends, and of no other model's numbers
-        return (content(self.model), str(versions(("transformers", "tokenizers", "peft"))))
+        return contents(self.model)
+
+    def keyed(self) -> dict[str, Any]:
+        from bench.text.language import unplaced
+
+        return unplaced(super().keyed(), "model")
 
     def unfit(self, data: Dataset) -> str | None:
         from bench.text.reader import no_text
@@ -85,6 +88,11 @@ class PromptedModel(LanguageModel):
 
         return (*super().contents(), content(self.prompt or self.own_prompt),
                 *self.retrieving().contents())
+
+    def keyed(self) -> dict[str, Any]:
+        retriever, own = self.retrieving(), super().keyed()
+        prompt = "a file" if self.prompt.endswith((".yaml", ".yml")) else self.prompt
+        return {**own, "prompt": prompt, "retriever": [retriever.name, retriever.keyed()]}
 
     def uses(self) -> tuple[tuple[str, str], ...]:
         return (("models", self.retrieving().name),)

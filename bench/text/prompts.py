@@ -107,6 +107,16 @@ def prompt_path(name: str) -> Path:
     return path
 
 
+def read(name: str) -> Prompt:
+    """The prompt of this name, whatever it asks.
+
+    Raises:
+        InputError: no such file, or a mistake in it.
+    """
+    path = prompt_path(name)
+    return _load(str(path), path.stat().st_mtime_ns)
+
+
 def content(name: str) -> str:
     """The hash of a prompt file, for keys."""
     return hashlib.sha256(prompt_path(name).read_bytes()).hexdigest()[:20]
@@ -118,8 +128,7 @@ def load(name: str, kind: str) -> Prompt:
     Raises:
         InputError: no such file, a mistake in it, or a prompt that asks something else.
     """
-    path = prompt_path(name)
-    found = _load(str(path), path.stat().st_mtime_ns)
+    found = read(name)
     if found.kind != kind:
         raise InputError(f"prompt {name!r} asks {found.kind}, this model asks {kind}",
                          key="prompt", hint="known: " + ", ".join(
@@ -179,10 +188,12 @@ def _check(p: Prompt, path: str) -> None:
             used = {s for _, s, _, _ in string.Formatter().parse(text) if s is not None}
         except ValueError as error:
             raise InputError(f"{key!r}: {error}", file=path, key=key,
-                             hint="write {{ and }} for braces") from error
+                             hint="a brace that is text is written twice: {{ or }}"
+                             ) from error
         if used - slots:
             raise InputError(f"{key!r} has no slot {{{min(used - slots)}}}", file=path, key=key,
-                             hint="slots: " + ", ".join(f"{{{s}}}" for s in sorted(slots)))
+                             hint="slots: " + ", ".join(f"{{{s}}}" for s in sorted(slots))
+                             + "; a brace that is text is written twice: {{ or }}")
     needed = {"item": "{text}", "history": "{item}", "prefix": "{history}",
               "candidate": {"listwise": "{items}", "pairwise": "{first}"}.get(p.kind, "{item}")}
     for key, slot in needed.items():

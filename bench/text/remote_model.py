@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bench.api import Dataset, param
 from bench.errors import InputError
 from bench.text.prompted import PromptedModel
@@ -35,6 +37,9 @@ class Remote(PromptedModel):
         from bench.text.prompts import content
 
         return (content(self.prompt or self.own_prompt), *self.retrieving().contents())
+
+    def keyed(self) -> dict[str, Any]:
+        return {**super().keyed(), "model": self.model}  # the server's name, no folder here
 
     def unfit(self, data: Dataset) -> str | None:
         if not self.endpoint:
