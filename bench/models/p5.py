@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.api import Context, Dataset, param
+from bench.errors import InputError
 from bench.text.prompted import PromptedModel
 from bench.text.tuning import WAYS, WHAT, Tuned
 
@@ -20,20 +21,27 @@ class P5(PromptedModel, Tuned):
 
     P5 (Geng et al., "Recommendation as Language Processing", RecSys 2022), one family at a time:
     sequential: the answer is the next item's id, score = log p(id tokens), normalised at each
-    token over what a trie of the catalogue's ids allows; direct: shall we recommend this item,
-    score = log P(yes) − log P(no); rating: score = the expected rating. Items are called item_n
-    by their place in the catalogue, users user_n, so that ids tell nothing. Candidates are scored
-    exactly, each id's tokens fed in; no beam search, which would find the same best ids at best.
+    token over what a trie of the catalogue's ids allows; direct-list: the same of a prompt that
+    lists the candidates, in an order drawn per user; direct: shall we recommend this item, score
+    = log P(yes) − log P(no); rating: score = the expected rating. Items are called item_n by
+    their place in the catalogue, users user_n, so that ids tell nothing. Ids are scored exactly,
+    each one's tokens fed in, or (`decode: beam`) found by a beam search that the trie of the
+    candidates constrains: what it finds has the same scores, what it loses comes behind.
 
-    Example: models: [{p5: {model: tiny-random, family: [sequential, direct], candidates: 20}}]
+    Example: models: [{p5: {model: tiny-random, family: sequential, decode: beam, beams: 20}}]
     """
 
     name = "p5"
-    family: str = param("sequential", "what is asked", choices=("sequential", "direct", "rating"))
+    family: str = param("sequential", "what is asked", choices=(
+        "sequential", "direct", "direct-list", "rating"))
     show: str = param("both", "how items stand in a prompt: id, text, or both",
                       choices=("id", "text", "both"))
-    constrained: bool = param(True, "sequential: probabilities of tokens are among those that "
+    constrained: bool = param(True, "ids: probabilities of tokens are among those that "
                               "continue an id of the catalogue; otherwise of the whole vocabulary")
+    decode: str = param("exact", "ids: exact, every candidate's id is fed in; beam, a search "
+                        "finds the best ones", choices=("exact", "beam"))
+    beams: int = param(20, "beam: beginnings kept at each token, and most items found; those "
+                       "that are not share the place behind", low=1)
     negatives: int = param(1, "direct: items sampled per row as disliked, where the data has no "
                            "disliked rows", low=1)
     shots: int = param(0, "train rows that are learned from, drawn by seed; 0: all", low=0)
@@ -52,7 +60,12 @@ class P5(PromptedModel, Tuned):
     def the_prompt(self) -> Prompt:
         from bench.text.prompts import load
 
-        return load(self._prompt_name(), self.asks)
+        found = load(self._prompt_name(), self.asks)
+        if ("{items}" in found.candidate) != (self.family == "direct-list"):
+            raise InputError(f"prompt {self._prompt_name()!r} does not ask what family "
+                             f"{self.family} asks", key="prompt", hint="{items} stands in the "
+                             "candidate of direct-list, {item} in that of the others")
+        return found
 
     def contents(self) -> tuple[str, ...]:
         from bench.text.prompted import LanguageModel
@@ -70,6 +83,8 @@ class P5(PromptedModel, Tuned):
         return frozenset(given)
 
     def unfit(self, data: Dataset) -> str | None:
+        if self.family == "direct-list" and self.candidates < 2:
+            return "p5 lists its candidates with family direct-list: set candidates to 2 or more"
         if not self.history:
             return "p5 learns from histories: set history to 1 or more"
         if self.family == "rating":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,11 +12,12 @@ from torch.nn import functional as F
 
 from bench.data import Dataset, Ints
 from bench.models.base import Batch
+from bench.sampling import hash_rows
 from bench.text.asking import label_tokens
 from bench.text.examples import Examples
 from bench.text.likelihood import check_answers, chunks, first_logits
-from bench.text.scorer import PromptRecommender
-from bench.text.trie import Trie
+from bench.text.p5_ids import IdWriter
+from bench.text.prompts import _fill
 from bench.text.tuning import apply_tuning
 
 if TYPE_CHECKING:
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
     from bench.models.p5 import P5
     from bench.training import FitResult, Progress
 
+WRITES = ("sequential", "direct-list")
+"""Families whose answer is the id of an item."""
 
-class P5Recommender(PromptRecommender):
+
+class P5Recommender(IdWriter):
     """See `bench.models.p5.P5`."""
 
     plugin: P5
@@ -37,9 +41,6 @@ class P5Recommender(PromptRecommender):
         self.examples = Examples(data, ctx, hyper.history, hyper.negatives, hyper.shots)
         if hyper.family != "direct":
             self.examples.negatives = 0
-        end = self.language.end or [int(self.language.tokenizer.eos_token_id)]
-        self.ids = [[*self.language.ids(f"item_{i + 1}"), *end] for i in range(data.n_items)]
-        self.trie = Trie(self.ids)
         self.values: list[float] = []  # of the answers, in the order of `answers`
         self.answers: list[list[int]] = []  # tokens of each answer
         if hyper.family == "direct":
@@ -79,6 +80,15 @@ class P5Recommender(PromptRecommender):
         """Token ids of what asks about one candidate (families direct and rating)."""
         return self.language.ids("".join(self.prompt.after(self.texts[item])))
 
+    def choosing(self, user: int, history: Sequence[int] | Ints, items: Sequence[int]
+                 ) -> list[int]:
+        """Token ids of the prompt that lists these items in this order (family direct-list)."""
+        p = self.prompt
+        lines = (_fill(p.line, label=str(n + 1), item=p.titled(self.texts[i]))
+                 for n, i in enumerate(items))
+        question = self.language.ids(_fill(p.candidate, items="".join(lines)))
+        return [*self.source(user, history, len(question)), *question]
+
     # -- training --------------------------------------------------------------------------------
 
     def fit(self, defense: Defense, progress: Progress) -> FitResult:
@@ -101,20 +111,37 @@ class P5Recommender(PromptRecommender):
 
     def batches(self, epoch: int, size: int, source: str = "train") -> Iterator[Batch]:
         for batch in self.examples.batches(epoch, size, source):
-            if self.plugin.family == "sequential":  # what was disliked is nobody's next item
+            if self.plugin.family in WRITES:  # what was disliked is nobody's next item
                 liked = batch["labels"] == 1
                 batch = {k: v[liked] for k, v in batch.items()}
-            if len(batch["users"]):
-                yield batch
+            if not len(batch["users"]):
+                continue
+            if self.plugin.family == "direct-list":
+                batch["listed"] = self._listed(batch, epoch)
+            yield batch
+
+    def _listed(self, batch: Batch, epoch: int) -> Tensor:
+        """The items that each row's prompt lists: its own among ones that its user did not take,
+        in an order drawn by hash: (B, candidates)."""
+        users, own = batch["users"], batch["items"][:, None]  # (B,), (B, 1)
+        rivals = self.examples.rows.negatives(users, batch["items"], epoch,
+                                              self.plugin.candidates - 1)
+        items = torch.cat([own, rivals], dim=1)  # (B, candidates)
+        place = torch.arange(items.shape[1], device=items.device)
+        order = hash_rows(self.ctx.number("p5-listed"), users[:, None], own, epoch, place)
+        return items.gather(1, order.argsort(dim=1, stable=True))
 
     def batch_loss(self, batch: Batch) -> Tensor:
         columns = (batch["users"], batch["histories"], batch["lengths"], batch["items"])
         rows = list(zip(*(c.tolist() for c in columns), strict=True))
         penalty = self.tuning.penalty()
-        if self.plugin.family == "sequential":
-            found = self._id_losses([self.source(u, h[:n]) for u, h, n, _ in rows],
-                                    [self.ids[i] for *_, i in rows])
-            return found.mean() + penalty
+        if self.plugin.family in WRITES:
+            if self.plugin.family == "sequential":
+                sources = [self.source(u, h[:n]) for u, h, n, _ in rows]
+            else:
+                sources = [self.choosing(u, h[:n], list(dict.fromkeys(listed))) for (
+                    u, h, n, _), listed in zip(rows, batch["listed"].tolist(), strict=True)]
+            return self.id_losses(sources, [self.ids[i] for *_, i in rows]).mean() + penalty
         asked = []
         for user, history, length, item in rows:
             question = self.question(item)
@@ -131,51 +158,18 @@ class P5Recommender(PromptRecommender):
         """(B, vocabulary) -> (B, answers), float32."""
         return torch.stack([logits[:, t].float().logsumexp(dim=1) for t in self.answers], 1)
 
-    def _id_losses(self, sources: list[list[int]], targets: list[list[int]]) -> Tensor:
-        """−log p of each target, over the whole vocabulary: (B,)."""
-        ids, mask = self.language.batch([[*s, *self.language.end] for s in sources])
-        right, counts = self.language.batch(targets)
-        logits = self.language.module(input_ids=ids, attention_mask=mask,
-                                      decoder_input_ids=self._shifted(right)).logits.float()
-        each = F.cross_entropy(logits.transpose(1, 2), right, reduction="none")  # (B, L)
-        return (each * counts).sum(dim=1)
-
-    def _shifted(self, ids: Tensor) -> Tensor:
-        config: Any = self.language.module.config
-        start = torch.full((len(ids), 1), int(config.decoder_start_token_id), device=ids.device)
-        return torch.cat([start, ids[:, :-1]], 1)
-
     # -- scoring ---------------------------------------------------------------------------------
 
     def rate(self, user: int, history: Ints, candidates: Ints, split: str) -> Tensor:
         items = candidates.tolist()
         if self.plugin.family == "sequential":
-            return self.kept(self.source(user, history), [self.ids[i] for i in items],
-                             self.id_likelihoods)
+            return self.id_scores(self.source(user, history), items)
+        if self.plugin.family == "direct-list":
+            order = self.ctx.stream("p5-listed", self.data.user_ids[user]).permutation(len(items))
+            return self.id_scores(self.choosing(user, history, candidates[order].tolist()), items)
         questions = [self.question(i) for i in items]
         source = self.source(user, history, max(map(len, questions)))
         return self.kept(source, questions, self._judged)
-
-    @torch.no_grad()
-    def id_likelihoods(self, source: Sequence[int], rows: Sequence[Sequence[int]]) -> Tensor:
-        """log p of each id after the prompt, which the encoder reads once: float32 (C,)."""
-        module: Any = self.language.module
-        ids, mask = self.language.batch([[*source, *self.language.end]])
-        encoded = module.get_encoder()(input_ids=ids, attention_mask=mask)
-        found = torch.empty(len(rows))
-        for places in chunks(rows, self.plugin.prompts_at_once):
-            part = [list(rows[n]) for n in places]
-            right, counts = self.language.batch(part)
-            read = encoded.last_hidden_state.expand(len(part), -1, -1)
-            logits = module(encoder_outputs=type(encoded)(read),
-                            attention_mask=counts.new_ones(read.shape[:2]),
-                            decoder_input_ids=self._shifted(right)).logits
-            if self.plugin.constrained:
-                found[places] = self.trie.log_likelihood(logits, part).cpu()
-            else:
-                each = F.cross_entropy(logits.float().transpose(1, 2), right, reduction="none")
-                found[places] = -(each * counts).sum(dim=1).cpu()
-        return found
 
     @torch.no_grad()
     def _judged(self, source: Sequence[int], questions: Sequence[Sequence[int]]) -> Tensor:

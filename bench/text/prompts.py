@@ -47,8 +47,8 @@ class Prompt:
             statement about the user, nothing unless an audit makes one), {last} (the most recent
             item), {example}, {attributes} (of the user).
         candidate: what follows for a candidate, with {item}; listwise with {items}; pairwise
-            with {first} and {second}.
-        line: listwise: how one candidate is set, with {label} and {item}.
+            with {first} and {second}; seq2seq with {item} or {items}.
+        line: where there are {items}: how one of them is set, with {label} and {item}.
         yes, no: texts whose first token counts as the answer.
     """
 
@@ -196,6 +196,8 @@ def _check(p: Prompt, path: str) -> None:
                              + "; a brace that is text is written twice: {{ or }}")
     needed = {"item": "{text}", "history": "{item}", "prefix": "{history}",
               "candidate": {"listwise": "{items}", "pairwise": "{first}"}.get(p.kind, "{item}")}
+    if p.kind == "seq2seq" and "{items}" in p.candidate:
+        needed["candidate"] = "{items}"
     for key, slot in needed.items():
         if slot not in getattr(p, key):
             raise InputError(f"{key!r} does not say where {slot} goes", file=path, key=key)
