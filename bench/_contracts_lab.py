@@ -93,7 +93,10 @@ class Lab:
                              ("tallrec", {"model": "tiny-random", "tune": "full", "candidates": 6,
                                           "history": 2, "dtype": "float32", "shots": 32,
                                           "epochs": 2, "batch_size": 16, "learning_rate": 0.01,
-                                          "patience": 0})):
+                                          "patience": 0}),
+                             ("dual-encoder", {"model": "tiny-random", "tune": "lora",
+                                               "history": 2, "dtype": "float32", "negatives": 1,
+                                               "epochs": 1, "patience": 0})):
             plugin = cast(ModelPlugin, self.registry.make("models", {"name": name,
                                                                      "params": params}))
             reason = self.plugin().unfit(plugin, self.data())

@@ -20,6 +20,7 @@ from bench.models.base import Batch, TorchRecommender
 from bench.sampling import hash_rows
 
 _FLOATS = 1 << 24  # per-user gradients held at once (64 MiB)
+_ALL = 1 << 40  # more rows than there are: see UserRows
 
 
 class Coordinates:
@@ -83,12 +84,13 @@ class Coordinates:
 class UserRows:
     """The train rows of one epoch with their negatives, sorted by user.
 
-    They are drawn by the model itself, by hashes of (seed, user, item, epoch): what one user
-    brings does not depend on the others.
+    They are drawn by the model itself, by hashes of (seed, user, item, epoch), and as one batch,
+    in which negatives may follow all rows: what one user brings, and in which order, does not
+    depend on the others, as it would on where others' rows put the bounds of batches.
     """
 
     def __init__(self, model: TorchRecommender, epoch: int) -> None:
-        parts = list(model.batches(epoch, 1 << 16))
+        parts = list(model.batches(epoch, _ALL))
         if not parts:
             raise TrainingError("there is nothing to train on: no batch could be made of the "
                                 "train rows")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from bench.api import Context, Dataset, param
 from bench.text.prompted import LanguageModel
@@ -19,9 +19,11 @@ class DualEncoder(LanguageModel, Tuned):
     Loss: softmax over the items of the batch, with the logQ correction s − log q, q being an
     item's share of the examples (Yi et al., "Sampling-bias-corrected neural modeling", RecSys
     2019), which the score at serving leaves out; rows with the same item are no negatives of each
-    other. Examples are the liked train rows with what their users took before. Nothing is
-    candidates only: the whole catalogue is scored, items encoded once per text. Bottleneck
-    towers, hard negatives and a queue of former batches are not offered.
+    other. With `negatives` the softmax is over a history's item and so many that its user did not
+    take, drawn uniformly: a loss of each row alone, as privacy per user needs it (`dp-lora`).
+    Examples are the liked train rows with what their users took before. Nothing is candidates
+    only: the whole catalogue is scored, items encoded once per text. Bottleneck towers, hard
+    negatives and a queue of former batches are not offered.
 
     Example: models: [{dual-encoder: {model: tiny-random, tune: full, learning_rate: 0.003}}]
     """
@@ -31,10 +33,22 @@ class DualEncoder(LanguageModel, Tuned):
                       choices=("mean", "first", "last"))
     history: int = param(10, "most items of a history that are read, the latest ones", low=1)
     temperature: float = param(0.05, "τ, what cosines are divided by", above=0)
-    log_q: bool = param(True, "subtract log of an item's share of the examples in training")
+    log_q: bool = param(True, "subtract log of an item's share of the examples in training, "
+                        "where negatives come from the batch")
+    negatives: int = param(0, "items sampled per row that its user did not take; 0: the items of "
+                           "the batch's other rows", low=0)
     user_prefix: str = param("", 'what stands before a history, as "query: " of E5')
     item_prefix: str = param("", 'what stands before an item, as "passage: " of E5')
     learning_rate: float = param(2e-5, "step size", above=0)
+
+    not_separable: ClassVar[str] = ("gradients of a language model are taken user by user by "
+                                    "dp-lora alone")
+
+    def not_private(self) -> str | None:
+        if not self.negatives:
+            return ("each row of a batch is told apart from the items of other users' rows: set "
+                    "negatives to 1 or more")
+        return self.tuned_privately()
 
     @property
     def gives(self) -> frozenset[str]:

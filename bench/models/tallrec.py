@@ -11,6 +11,9 @@ from bench.text.tuning import Tuned
 if TYPE_CHECKING:
     from bench.text.tuned_scorer import TallrecRecommender
 
+UNTAUGHT = ("tfidf", "text-cosine", "random")
+"""Retrievers that learn nothing from anybody's rows, and read a user's own when that user asks."""
+
 
 class Tallrec(PromptedModel, Tuned):
     """TALLRec (Bao et al., RecSys 2023): `yes-no`, tuned on instructions made of train rows.
@@ -32,8 +35,20 @@ class Tallrec(PromptedModel, Tuned):
     negatives: int = param(1, "items sampled per row as disliked, where the data has no disliked "
                            "rows; they come on top of `shots`", low=1)
 
-    not_separable: ClassVar[str] = ("gradients of a language model are not taken user by user "
-                                    "here, though its loss is a mean over rows")
+    not_separable: ClassVar[str] = ("gradients of a language model are taken user by user by "
+                                    "dp-lora alone, though its loss is a mean over rows")
+
+    def not_private(self) -> str | None:
+        if self.shots:
+            return ("shots picks rows among everybody's, so that one user less lets others in: "
+                    "set shots to 0")
+        retriever = self.retrieving()
+        reads = getattr(retriever, "reads_pairs", False)
+        if self.candidates and (retriever.name not in UNTAUGHT or reads):
+            return (f"its candidates come from {retriever.name}, which is trained on everybody's "
+                    "rows without privacy: take a retriever that learns from none ("
+                    + ", ".join(UNTAUGHT) + "), or candidates: 0")
+        return self.tuned_privately()
 
     @property
     def gives(self) -> frozenset[str]:

@@ -28,11 +28,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PairBatch(TokenBatch):
-    """B histories, and B items after them: `ids`, `mask` and `text` have 2B rows, `labels` B: the
-    place of each history's item among the items. `text` marks the items' own texts.
+    """B histories, and their items after them: `ids`, `mask` and `text` have 2B rows, `labels` B:
+    the place of each history's item among the items. `text` marks the items' own texts. With
+    sampled negatives there are B · (1 + negatives) items, each history's own first.
 
     Attributes:
-        items: (B,), indices of the items.
+        items: (B,), indices of the histories' own items.
     """
 
     items: Tensor
@@ -111,7 +112,11 @@ class DualRecommender(TextReader, TorchRecommender):
 
     def batches(self, epoch: int, size: int, source: str = "train") -> Iterator[Batch]:
         for batch in self.examples.batches(epoch, size, source):
-            if len(batch["users"]) > 1:  # one row alone has nothing to be told apart from
+            if self.plugin.negatives:
+                drawn = self.examples.rows.negatives(batch["users"], batch["items"], epoch,
+                                                     self.plugin.negatives)  # (B, negatives)
+                yield {**batch, "negatives": drawn}
+            elif len(batch["users"]) > 1:  # one row alone has nothing to be told apart from
                 yield batch
 
     def batch_loss(self, batch: Batch) -> Tensor:
@@ -119,28 +124,35 @@ class DualRecommender(TextReader, TorchRecommender):
         return self.token_loss(self.outputs(tokens), tokens) + self.penalty()
 
     def tokens(self, batch: Batch) -> PairBatch:
-        items = batch["items"].tolist()
+        shown = batch["items"]
+        if self.plugin.negatives:
+            shown = torch.cat([shown[:, None], batch["negatives"]], dim=1).flatten()
+        items = shown.tolist()
         texts = [self.user_text(h[:n]) for h, n in zip(
             batch["histories"].tolist(), batch["lengths"].tolist(), strict=True)]
         rows = rows_of(self.language, [*texts, *self.item_texts(items)])
         ids, mask = self.language.batch(rows)
         marks = torch.zeros_like(mask, dtype=torch.bool)
         ahead = len(self.language.begin) + len(self.language.ids(self.plugin.item_prefix))
-        for n in range(len(items), len(rows)):
+        for n in range(len(texts), len(rows)):
             marks[n, ahead:len(rows[n]) - len(self.language.end)] = True
-        return PairBatch(ids, mask, marks, torch.arange(len(items), device=ids.device),
-                         batch["items"])
+        right = torch.arange(len(texts), device=ids.device) * (not self.plugin.negatives)
+        return PairBatch(ids, mask, marks, right, batch["items"])
 
     def vectors(self, tokens: TokenBatch) -> Tensor:
         found: Tensor = self.language.embeddings()(tokens.ids)
         return found if found.requires_grad else found.requires_grad_()
 
     def outputs(self, tokens: TokenBatch, vectors: Tensor | None = None) -> Tensor:
-        """Logits (B, B): row b says which of the batch's items comes after history b."""
+        """Logits (B, B): row b says which of the batch's items comes after history b; with
+        sampled negatives (B, 1 + negatives), of its own item and of those."""
         assert isinstance(tokens, PairBatch)
         hidden = hidden_states(self.language, tokens.ids, tokens.mask, vectors)
         read = F.normalize(pool(hidden, tokens.mask, self.plugin.pool), dim=1)  # (2B, width)
-        users, items = read.chunk(2)
+        users, items = read.split([len(tokens.labels), len(read) - len(tokens.labels)])
+        if self.plugin.negatives:
+            items = items.reshape(len(users), -1, items.shape[1])  # (B, 1 + negatives, width)
+            return (items @ users[:, :, None])[:, :, 0] / self.plugin.temperature
         log_q = self.log_q[tokens.items] * float(self.plugin.log_q)
         return in_batch_logits(users @ items.T, tokens.items, log_q, self.plugin.temperature)
 

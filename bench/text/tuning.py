@@ -41,6 +41,20 @@ class Ways(ModelPlugin):
                                 "tuned, with commas; empty: by architecture (lora: queries and "
                                 "values; adapters: after every attention and feed-forward network)")
 
+    def not_private(self) -> str | None:
+        """Why one user would move what is tuned by more than a clipped gradient, or None. A model
+        of which somebody has checked that it learns from each user's rows apart overrides this
+        and ends with `tuned_privately`."""
+        return f"that {self.name} learns from each user's rows apart is not checked"
+
+    def tuned_privately(self) -> str | None:
+        """Why this way of tuning cannot be private, or None."""
+        if self.tune == "none":
+            return "nothing is tuned"
+        if self.tune == "adalora":
+            return "adalora takes ranks away by what plain steps show, which private ones do not"
+        return None
+
 
 class Tuned(Ways, TrainedModel):
     """Parameters of models whose language model is tuned. List it after the other bases, as
