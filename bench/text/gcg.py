@@ -68,7 +68,7 @@ class Suffix:
 
     def _prompt(self, text: str) -> tuple[list[int], str, int]:
         """Token ids of the candidate's part, that part, and where the suffix begins in it."""
-        lead, inside, follow = self.model.prompt.after(self._read(text))
+        lead, inside, follow = self.model.after(self._read(text))
         whole = lead + inside + follow
         return self.model.language.ids(whole), whole, len(lead) + len(self.lead)
 

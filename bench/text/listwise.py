@@ -54,7 +54,7 @@ class ListReader(AskingRecommender):
         p = self.prompt
         lines = (_fill(p.line, label=label, item=p.titled(self.texts[i]))
                  for label, i in zip(self.labels(len(items)), items, strict=True))
-        return self.language.ids(_fill(p.candidate, items="".join(lines)))
+        return self.language.ids(self.closed(_fill(p.candidate, items="".join(lines))))
 
     def before(self, history: Ints, candidates: Ints) -> list[int]:
         """The prefix of this user. A prompt with {example} gets the last item there, and the

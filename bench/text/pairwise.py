@@ -35,8 +35,8 @@ class PairwiseRecommender(AskingRecommender):
     def question(self, first: int, second: int) -> list[int]:
         """Token ids of what follows the prefix for these two items in this order."""
         p = self.prompt
-        return self.language.ids(_fill(p.candidate, first=p.titled(self.texts[first]),
-                                       second=p.titled(self.texts[second])))
+        return self.language.ids(self.closed(_fill(
+            p.candidate, first=p.titled(self.texts[first]), second=p.titled(self.texts[second]))))
 
     def preferred(self, prefix: list[int], pairs: Sequence[tuple[int, int]]) -> Tensor:
         """How far the first item of each pair is preferred, in [0, 1], ½ where undecided: the

@@ -55,6 +55,9 @@ class PromptedModel(LanguageModel):
                            '"bprmf(dim=32, epochs=40)"; for items that nobody took '
                            'yet one that reads texts, as tfidf')
     prompts_at_once: int = param(16, "prompts that the model reads together", low=1)
+    chat: str = param("auto", "whether prompts are asked as a user's message, through the "
+                      "tokenizer's chat template; auto: where a GPT-type model has one",
+                      choices=("auto", "true", "false"))
     asks: ClassVar[str] = "pointwise"
     own_prompt: ClassVar[str] = "yes-no"
     roles: ClassVar[tuple[str, ...]] = ("causal", "seq2seq", "masked")

@@ -32,6 +32,9 @@ class Remote(PromptedModel):
         if self.dtype != "auto":
             raise InputError("the precision is the server's own", key=f"{self.name}: dtype",
                              hint="leave dtype out")
+        if self.chat != "auto":
+            raise InputError("the chat template is the server's own", key=f"{self.name}: chat",
+                             hint="api: chat asks through it")
 
     def contents(self) -> tuple[str, ...]:
         from bench.text.prompts import content

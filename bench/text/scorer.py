@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from bench.data import Dataset, Ints
 from bench.errors import CannotActError, InputError
 from bench.models.base import Batch, Recommender, Table, TorchRecommender, build
 from bench.text import likelihood
+from bench.text.chat import chat_of
 from bench.text.language import Language, load
 from bench.text.prompts import Prompt
 from bench.text.reader import Filter, TextReader
@@ -49,7 +50,13 @@ class PromptRecommender(TextReader, TorchRecommender):
 
     Subclasses write `rate`. What is learned, if anything, are the parameters of `module` that
     ask for gradients; the language model's others are neither stored nor changed.
+
+    Attributes:
+        answers_candidate: whether in a chat template the candidate is what the model answers,
+            and the user's turn ends before it.
     """
+
+    answers_candidate: ClassVar[bool] = False
 
     def __init__(self, hyper: PromptedModel, data: Dataset, ctx: Context) -> None:
         super().__init__(data, ctx)
@@ -58,6 +65,7 @@ class PromptRecommender(TextReader, TorchRecommender):
         self.prompt: Prompt = hyper.the_prompt()
         self.language = self.load_language()
         self.module = self.language.module
+        self.chat = chat_of(self.language, hyper.chat)
         self.retriever: Recommender = build(hyper.retrieving(), data, ctx)
         self._kept: dict[Any, Any] = {}
         self._offered: Ints = np.empty(0, np.int64)
@@ -82,7 +90,11 @@ class PromptRecommender(TextReader, TorchRecommender):
         from bench.training import FitResult
 
         self._fit_retriever()
-        return FitResult()
+        return FitResult(notes=self.asking())
+
+    def asking(self) -> dict[str, Any]:
+        """Facts about how prompts are asked."""
+        return {} if self.chat is None else {"chat_template": True}
 
     def _fit_retriever(self) -> None:
         """The retriever is trained plainly: what a defense does concerns the language model."""
@@ -226,7 +238,12 @@ class PromptRecommender(TextReader, TorchRecommender):
         texts = [self.texts[i] for i in history]
         slots.setdefault("about", self._about)
         while True:
-            ids = self.language.begin + self.language.ids(self.prompt.before(texts, **slots))
+            before = self.prompt.before(texts, **slots)
+            if self.chat is not None:
+                before = self.chat.head + (self.closed(before.rstrip())
+                                           if self.answers_candidate else before)
+            ids = self.language.ids(before)
+            ids = self.language.begin + ids if self.chat is None else ids
             if len(ids) + room + 2 <= self.language.limit:
                 return ids
             if not texts:
@@ -234,6 +251,16 @@ class PromptRecommender(TextReader, TorchRecommender):
                                  f"prompt has {len(ids) + room + 2} without any history",
                                  key="prompt", hint="take a shorter prompt or another model")
             texts = texts[1:]
+
+    def closed(self, text: str) -> str:
+        """The end of a prompt, with what ends the user's turn in a chat template."""
+        return text if self.chat is None else text + self.chat.tail
+
+    def after(self, text: str) -> tuple[str, str, str]:
+        """What follows the prefix for one candidate: what stands before its text, the text, and
+        the rest, which ends the user's turn."""
+        lead, text, follow = self.prompt.after(text)
+        return lead, text, self.closed(follow)
 
     def kept(self, prefix: Sequence[int], suffixes: Sequence[Sequence[int]],
              ask: Any) -> Tensor:
@@ -266,4 +293,4 @@ class PointwiseRecommender(PromptRecommender):
 
     def suffix(self, item: int) -> list[int]:
         """Token ids of what follows the prefix for this candidate."""
-        return self.language.ids("".join(self.prompt.after(self.texts[item])))
+        return self.language.ids("".join(self.after(self.texts[item])))

@@ -20,6 +20,7 @@ class TitleRecommender(PromptRecommender):
     """See `bench.models.title_likelihood.TitleLikelihood`."""
 
     plugin: TitleLikelihood
+    answers_candidate = True
 
     def rate(self, user: int, history: Ints, candidates: Ints, split: str) -> Tensor:
         lead, titles = self.titles([self.texts[i] for i in candidates.tolist()])

@@ -42,7 +42,7 @@ class TallrecRecommender(PointwiseRecommender):
             return training.FitResult()
         result = training.fit(self, defense, progress)
         self.relearned()
-        result.notes.update(self.tuning.facts(), examples=len(self.examples))
+        result.notes.update(self.tuning.facts(), examples=len(self.examples), **self.asking())
         return result
 
     def after_step(self, step: int, total: int) -> None:
@@ -73,7 +73,7 @@ class TallrecRecommender(PointwiseRecommender):
     def marked(self, item: int) -> tuple[list[int], list[bool]]:
         """Token ids of what follows the prefix for this candidate, and which of them hold a
         letter of the item's text."""
-        lead, text, follow = self.prompt.after(self.texts[item])
+        lead, text, follow = self.after(self.texts[item])
         ids, tokenizer = self.suffix(item), self.language.tokenizer
         begin, end = len(lead), len(lead) + len(text)
         if tokenizer.is_fast:
