@@ -176,8 +176,8 @@ def uncounted(model: Recommender) -> Iterator[None]:
 
 
 def language(key: str, name: str, role: str, **more: Any) -> Any:
-    """A language model of the attacker's own, as `bench.text.language.load`; errors name the
-    attack's parameter `key`."""
+    """A language model of an attack's or a defense's own, as `bench.text.language.load`; errors
+    name the parameter `key` that asked for it."""
     from bench.text.language import load
 
     try:

@@ -78,17 +78,18 @@ class ParaphraseVote(Defense):
         """What is made of a text, once per vote; the first leaves it as it is."""
         if not self.writer:
             return list(TEMPLATES[:self.paraphrases])
-        from bench.text.language import load
         from bench.text.voting import Writer
+        from bench.text_shown import language as load
 
-        language = load(self.writer, "causal", device=ctx.device, dtype="float32",
-                        corpus=data.item_text or (),
+        language = load(f"{self.name}: writer", self.writer, "causal", device=ctx.device,
+                        dtype="float32", corpus=data.item_text or (),
                         seed=ctx.number("paraphrase-vote") % 2**31)
         return [TEMPLATES[0], *(Writer(language, said, self.longest)
                                 for said in INSTRUCTIONS[:self.paraphrases - 1])]
 
     def served_facts(self, model: Recommender) -> dict[str, Any]:
-        """Wordings, and the share of the catalogue's own texts that each but the first changes."""
+        """Wordings, the share of the catalogue's own texts that each but the first changes, and
+        how many are longer than the writer reads."""
         from bench.text.voting import Voted
 
         if not isinstance(model, Voted):
@@ -98,7 +99,8 @@ class ParaphraseVote(Defense):
         return {"wordings": self.paraphrases, "writer": self.writer or "templates",
                 "clean_texts_changed": [sum(a != b for a, b in zip(texts, m, strict=True))
                                         / max(len(texts), 1) for m in made],
-                "examples": [m[0] for m in made]}
+                "examples": [m[0] for m in made],
+                "texts_cut": len(set().union(*(w.cut for w in model.writers)))}
 
     @classmethod
     def neutral_params(cls) -> dict[str, object]:

@@ -71,20 +71,22 @@ class PerplexityFilter(Defense):
 
     def harden(self, model: Recommender, data: Dataset, ctx: Context) -> Recommender:
         from bench.models.base import innermost
-        from bench.text.language import load
         from bench.text.reader import TextReader
+        from bench.text_shown import language as load
 
         reader = innermost(model)
         if np.isfinite(self.slack) and isinstance(reader, TextReader):
             texts = list(data.item_text or ())
-            language = load(self.judge, "causal", device=ctx.device, corpus=texts, dtype="float32",
+            language = load(f"{self.name}: judge", self.judge, "causal", device=ctx.device,
+                            corpus=texts, dtype="float32",
                             seed=ctx.number("perplexity-filter") % 2**31)
             reader.filtered(Odd(self, language, texts))
         return model
 
     def served_facts(self, model: Recommender) -> dict[str, Any]:
         """The threshold, and the share of the catalogue's own texts that are above it: of all,
-        by popularity, and of halves that the threshold was not taken from."""
+        by popularity, and of halves that the threshold was not taken from; how many are longer
+        than the judge reads, and were judged by their beginnings."""
         from bench.imbalance import labels
         from bench.models.base import innermost
 
@@ -95,7 +97,7 @@ class PerplexityFilter(Defense):
         above = own.odd(own.genuine)  # (n_items,)
         names, group = labels(model.data, "items", "popularity")
         return {"judge": self.judge, "threshold": own.threshold,
-                "false_positives": float(above.mean()), "of": len(above),
+                "false_positives": float(above.mean()), "of": len(above), "texts_cut": own.cut,
                 "false_positives_held_out": own.held_out(),
                 "false_positives_by_popularity": {
                     n: float(above[group == g].mean()) for g, n in enumerate(names)
@@ -122,7 +124,11 @@ class Odd:
                  genuine: Sequence[str]) -> None:
         self.hyper, self.language = hyper, language
         self._known: dict[str, float] = {}
+        tokenizer = language.tokenizer
+        self._begin = language.begin or [int(tokenizer.eos_token_id or tokenizer.pad_token_id)]
+        self._room = language.limit - len(self._begin)
         self._kept: dict[str, str] = {}
+        self.cut = sum(len(language.ids(t)) > self._room for t in genuine)
         self.genuine = self.perplexities(genuine)  # (n_items,)
         self.threshold = self._threshold(self.genuine)
 
@@ -151,13 +157,12 @@ class Odd:
         if len(self._known) > 500_000:
             self._known.clear()
         own = self.language
-        begin = own.begin or [int(own.tokenizer.eos_token_id or own.tokenizer.pad_token_id)]
         new = [t for t in dict.fromkeys(texts) if t not in self._known]
-        rows = {t: own.ids(t)[:own.limit - len(begin)] for t in new}
+        rows = {t: own.ids(t)[:self._room] for t in new}
         some = [t for t in new if rows[t]]
         self._known.update(dict.fromkeys(new, 1.0))
         if some:
-            mean = log_likelihood(own, begin, [rows[t] for t in some], 16).double()
+            mean = log_likelihood(own, self._begin, [rows[t] for t in some], 16).double()
             self._known.update(zip(some, (-mean).exp().tolist(), strict=True))
         return np.array([self._known[t] for t in texts])
 

@@ -13,6 +13,7 @@ import torch
 
 from bench.context import Context
 from bench.data import Dataset
+from bench.errors import InputError
 from bench.models.base import Recommender, build
 from bench.purifying import Support
 from bench.registry import Registry
@@ -420,6 +421,62 @@ def test_a_vote_reads_what_an_attack_wrote_and_forgets_it(data: Dataset) -> None
     other = served(data.replace(item_text=changed), plugin("defenses", "none"), "yes-no",
                    candidates=6, history=2)
     assert other.texts == changed
+
+
+def test_means_order_equal_medians_in_a_large_catalogue() -> None:
+    """A third of a place between means counts 1/(12 n): float32 does not have these digits."""
+    from bench.text.voting import Voted
+
+    n = 6000
+
+    class Base:
+        data = type("Data", (), {"item_text": None})()
+        ctx, asked = None, -1
+
+        def reading_texts(self, texts: Any) -> Any:
+            import contextlib
+
+            self.asked += 1
+            return contextlib.nullcontext()
+
+        def scores(self, users: Any, split: str) -> torch.Tensor:
+            order = torch.arange(n)
+            order[-3:] = n - 3 + torch.tensor([[0, 1, 2], [1, 0, 2], [1, 2, 0]][self.asked])
+            return -order.double()[None]  # the last three have ranks 0 1 1, 1 0 2, 2 2 0
+
+    class Reader:
+        def history(self, user: int, split: str) -> np.ndarray[Any, Any]:
+            return np.empty(0, np.int64)
+
+    base: Any = Base()
+    reader: Any = Reader()
+    found = Voted(base, reader, [lambda t: t] * 3).scores(torch.arange(1))
+    assert found.dtype == torch.float64
+    assert len(found.unique()) == n
+    assert torch.equal(found.argsort(descending=True), torch.arange(n)[None])
+
+
+def test_a_writer_without_room_for_a_text_and_a_missing_one_name_the_defense(data: Dataset) -> None:
+    for name, key, params in (
+            ("paraphrase-vote", "paraphrase-vote: writer", {"writer": "./nowhere"}),
+            ("paraphrase-vote", "paraphrase-vote: longest", {"writer": "tiny-random",
+                                                             "longest": 1024}),
+            ("perplexity-filter", "perplexity-filter: judge", {"judge": "./nowhere"})):
+        with pytest.raises(InputError) as error:
+            served(data, plugin("defenses", name, **params))
+        assert error.value.key == key
+        assert error.value.hint
+
+
+def test_texts_longer_than_judge_and_writer_read_are_counted(data: Dataset) -> None:
+    texts = list(data.item_text or ())
+    texts[3] = "word " * 2000
+    long = data.replace(item_text=texts)
+    for name, params in (("perplexity-filter", {"judge": "tiny-random"}),
+                         ("paraphrase-vote", {"writer": "tiny-random", "longest": 2})):
+        defense = plugin("defenses", name, **params)
+        assert defense.served_facts(served(long, defense))["texts_cut"] == 1
+        assert defense.served_facts(served(data, defense))["texts_cut"] == 0
 
 
 # -- histories -----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from bench.errors import InputError
 from bench.models.base import Recommender, Wrapped
 from bench.text.language import Language
 from bench.text.reader import TextReader
@@ -16,12 +17,13 @@ Wording = Callable[[str], str]
 
 
 def ranks(scores: Tensor) -> Tensor:
-    """Rank of each score in its row, 1 for the highest; equal ones share the middle. (B, n)."""
+    """Rank of each score in its row, 1 for the highest; equal ones share the middle: float64
+    (B, n)."""
     ordered = scores.sort(dim=1).values.contiguous()
     below = torch.searchsorted(ordered, scores.contiguous())  # how many are lower
     upto = torch.searchsorted(ordered, scores.contiguous(), right=True)
     n = scores.shape[1]
-    return 1.0 + (n - upto) + (upto - below - 1) / 2
+    return 1.0 + (n - upto) + (upto - below - 1).double() / 2
 
 
 class Voted(Wrapped):
@@ -42,6 +44,11 @@ class Voted(Wrapped):
         super().__init__(base)
         self._reader, self._wordings = reader, list(wordings)
         self._texts = list(base.data.item_text or ())  # as they are now, before any filter
+
+    @property
+    def writers(self) -> list[Writer]:
+        """The language models among the wordings."""
+        return [w for w in self._wordings if isinstance(w, Writer)]
 
     def worded(self, texts: Sequence[str], which: int) -> list[str]:
         return [self._wordings[which](t) for t in texts]
@@ -67,7 +74,7 @@ class Voted(Wrapped):
         stacked = torch.stack(votes)  # (wordings, B, n_items)
         middle, mean = stacked.median(dim=0).values, stacked.mean(dim=0)
         # medians differ by a half at least, and mean / (4 n) by less than a quarter in all
-        return -(middle + mean / (4.0 * middle.shape[1])).float()
+        return -(middle + mean / (4.0 * middle.shape[1]))  # float64: mean counts in the last digits
 
 
 class Writer:
@@ -75,19 +82,35 @@ class Writer:
 
     Args:
         language: the model. instruction: with {text} where the text goes. longest: tokens written.
+
+    Attributes:
+        cut: texts whose end the model did not read.
+
+    Raises:
+        InputError: what it reads leaves no room for a text beside so long an answer.
     """
 
     def __init__(self, language: Language, instruction: str, longest: int) -> None:
         self.language, self.instruction, self.longest = language, instruction, longest
         self._kept: dict[str, str] = {}
+        self.cut: set[str] = set()
+        fixed = len(language.begin) + len(language.ids(instruction.replace("{text}", ""))) + 4
+        self.room = language.limit - longest - fixed
+        if self.room < 1:
+            raise InputError(f"{language.name!r} reads and writes {language.limit} tokens in all, "
+                             f"and {longest} written ones leave no room for a text",
+                             key="paraphrase-vote: longest",
+                             hint=f"longest: at most {max(language.limit - fixed - 1, 0)}, or "
+                             "another writer")
 
     @torch.no_grad()
     def __call__(self, text: str) -> str:
         if text not in self._kept:
             own = self.language
             before, after = self.instruction.split("{text}", 1)
-            room = own.limit - self.longest - len(own.begin) - len(own.ids(before + after)) - 4
-            words = own.tokenizer.decode(own.ids(text)[:max(room, 0)])
+            if len(own.ids(text)) > self.room:
+                self.cut.add(text)
+            words = own.tokenizer.decode(own.ids(text)[:self.room])
             ids, mask = own.batch([[*own.begin, *own.ids(before + words + after)]])
             made = own.module.generate(  # type: ignore[operator]
                 input_ids=ids, attention_mask=mask, max_new_tokens=self.longest, do_sample=False,
