@@ -13,7 +13,7 @@ from bench import stats
 from bench._cells import ACCURACY, Cell, Run
 from bench.leaderboard import Board, Entry, Estimate, Gap, Row, Test, WorstCase
 from bench.metrics.exposure import target_hr
-from bench.metrics.groups import compared, gap, mad, worst
+from bench.metrics.groups import compared, deviation, gap, mad, weighted_gap, worst
 
 Array = npt.NDArray[np.float64]
 
@@ -283,8 +283,8 @@ def seed_lifts(board: Board, e: Entry, clean: Entry, metric: str) -> dict[int, f
 # -- per seed, for the long table --------------------------------------------------------------
 
 def seed_derived(board: Board, e: Entry, seed: int) -> list[tuple[str, float]]:
-    """What follows from one cell and its clean partner: drops, lifts, gaps, mean absolute
-    differences between groups, worst groups."""
+    """What follows from one cell and its clean partner: drops, lifts, and between groups
+    gaps, mean absolute differences, deviations, gaps weighted by users, and the worst."""
     cell, clean = e.cells[seed], board.clean(e.row)
     if not cell.ok:
         return []
@@ -306,10 +306,14 @@ def seed_derived(board: Board, e: Entry, seed: int) -> list[tuple[str, float]]:
         attributes = dict.fromkeys(g.split("=", 1)[0] for m, g in cell.values
                                    if m == metric and "=" in g)
         for attribute in attributes if metric.startswith(ACCURACY) else ():
-            own = list(compared(cell.raw["values"], cell.facts, metric, attribute).values())
-            own = [math.nan if v is None else v for v in own]
+            by_group = compared(cell.raw["values"], cell.facts, metric, attribute)
+            own = [math.nan if v is None else v for v in by_group.values()]
             if len(own) > 1:
+                sizes = cell.facts.get("group_sizes") or {}
                 found += [(f"{metric}-gap:{attribute}", gap(own)),
                           (f"{metric}-mad:{attribute}", mad(own)),
+                          (f"{metric}-sd:{attribute}", deviation(own)),
+                          (f"{metric}-weighted:{attribute}",
+                           weighted_gap(own, [sizes.get(g, math.nan) for g in by_group])),
                           (f"{metric}-worst:{attribute}", worst(own))]
     return found

@@ -9,17 +9,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bench.errors import InputError
-from bench.metrics import accuracy, beyond, fair, pointwise
-from bench.metrics._between import between, ratings, watch_for
-from bench.metrics.beyond import long_tail
-from bench.metrics.counts import FIXED, Counts
+from bench.metrics import beyond, fair, pointwise
+from bench.metrics._between import NO_GROUPS, SMALL, between, ratings, watch_for
+from bench.metrics._items import NO_GROUPS as NO_ITEM_GROUPS
+from bench.metrics._items import by_item_group
+from bench.metrics._pass import Pass
 from bench.metrics.exposure import item_table, target_hr, target_rank
 from bench.metrics.groups import (
     SMALLEST,
@@ -154,7 +154,7 @@ def evaluate(model: Recommender, data: Dataset, metrics: Sequence[str], *,
         counts = stream(model, data, plan, split=split, cutoffs=cutoffs, defense=defense,
                         columns=[values for values, _ in columns.values()], block=block,
                         watch=watch)
-    pass_ = _Pass(model, data, plan, counts, cutoffs, columns, split)
+    pass_ = Pass(model, data, plan, counts, cutoffs, columns, split)
     result = Evaluation()
     result.users["user"] = np.array(data.user_ids, object)[plan.users[:plan.n_evaluated]]
     result.items = {"item": np.array(data.item_ids, object), "popularity": data.popularity,
@@ -171,17 +171,24 @@ def evaluate(model: Recommender, data: Dataset, metrics: Sequence[str], *,
                 target_hr(result.items[f"exposure@{metric.k}"], wanted)
             result.values.append((str(metric), "all", value))
         elif metric.spec.kind == "ratio":
-            result.values.append((str(metric), "all", pass_.tpr(metric)))
+            result.values.append((str(metric), "all", pass_.rate(metric)(metric)))
     _point(result, pass_, asked)
     for made in by_group.values():
         _by_user_group(result, pass_, asked, made)
     measured, undefined = between(asked, by_group, plan, watch)
     rated, unrated = ratings(model, data, asked, by_group, split)
     result.values += measured + rated
+    for attribute in grouping.items:
+        made = item_groups(data, attribute)
+        compared, uncompared = by_item_group(asked, made, pass_.exposures, pass_.relevant)
+        result.values += compared
+        undefined |= uncompared
+        result.facts.setdefault("item_groups", {}).update({
+            f"{attribute}={label}": int((weight > 0).sum())
+            for label, weight in made.members.items()})
+    undefined |= _ungrouped(asked, grouping, result)
     if undefined or unrated:
         result.facts["undefined"] = result.facts.get("undefined", {}) | undefined | unrated
-    for attribute in grouping.items:
-        _by_item_group(result, pass_, item_groups(data, attribute))
     return result
 
 
@@ -205,88 +212,7 @@ def _mean(values: Floats) -> float:
     return float(there.mean()) if len(there) else float("nan")
 
 
-@dataclass(frozen=True)
-class _Pass:
-    """One pass over the scores, and what is needed to read metrics off it."""
-
-    model: Recommender
-    data: Dataset
-    plan: Plan
-    counts: Counts
-    cutoffs: tuple[int, ...]
-    columns: dict[str, tuple[Ints, int]]
-    split: str
-
-    @cached_property
-    def ratings(self) -> Floats | None:
-        """Rating of each relevant item, in the order of the rows of `ranks`; None: no ratings."""
-        rows, keep = getattr(self.data, self.split).positives(), self.plan.relevant
-        if rows.ratings is None:
-            return None
-        keys, first = np.unique(rows.users * self.data.n_items + rows.items, return_index=True)
-        owner, items = self.plan.pair_owner[keep], self.plan.pair_item[keep]
-        place = np.searchsorted(keys, self.plan.users[owner] * self.data.n_items + items)
-        found: Floats = rows.ratings[first[place]]
-        return found[np.lexsort((self.counts.better[keep], owner))]
-
-    @cached_property
-    def ranks(self) -> Ranks:
-        keep, c = self.plan.relevant, self.counts
-        return Ranks.make(self.plan.pair_owner[keep], c.better[keep], c.tied[keep],
-                          c.eligible[:self.plan.n_evaluated])
-
-    def per_user(self, metric: Metric) -> Floats:
-        """One value per evaluated user."""
-        k = self.data.n_items if metric.k is None else metric.k
-        if metric.spec.user is not None:
-            return metric.spec.user(self.ranks, k)
-        if metric.spec.kind == "graded":
-            if self.ratings is None:
-                return np.full(self.plan.n_evaluated, np.nan)
-            return accuracy.ndcg_graded(self.ranks, k, self.ratings)
-        place, (_, unit) = list(self.columns).index(metric.name), self.columns[metric.name]
-        return self.counts.list_mean(place, self.cutoffs.index(k), k,
-                                     self.plan.n_evaluated) / unit
-
-    def catalogue(self, metric: Metric) -> float:
-        """One value from the lists of all evaluated users."""
-        if metric.name in ("pru", "pri", "popreo", "poprsp"):
-            return self._popularity(metric)
-        assert metric.k is not None
-        place = self.cutoffs.index(metric.k)
-        if metric.name == "coverage":
-            return beyond.coverage(self.counts.covered(place))
-        return beyond.gini(self.counts.exposure(place))
-
-    def _popularity(self, metric: Metric) -> float:
-        """How lists and ranks go with popularity, on the relevant pairs of evaluated users."""
-        keep, c, n = self.plan.relevant, self.counts, self.plan.n_evaluated
-        items, tail = self.plan.pair_item[keep], long_tail(self.data.popularity)
-        if metric.k is None:
-            ranks = c.better[keep] + (c.tied[keep] + 1) / 2
-            return fair.pri(self.data.popularity, ranks, items) if metric.name == "pri" else \
-                fair.pru(self.data.popularity[items], ranks, self.plan.pair_owner[keep])
-        if metric.name == "popreo":
-            return fair.spread(fair.opportunity(c.pair_chance(metric.k)[keep] / FIXED,
-                                                tail[items]))
-        known = np.bincount(self.plan.known_item[self.plan.known_owner < n],
-                            minlength=self.data.n_items)
-        shown = c.exposure(self.cutoffs.index(metric.k))
-        sums = [np.bincount(tail, of, minlength=2) for of in (shown, n - known)]
-        return fair.spread(np.where(sums[1] > 0, sums[0] / np.maximum(sums[1], 1), np.nan))
-
-    def hits(self, metric: Metric) -> Floats:
-        """Expected relevant items in the list of each evaluated user."""
-        assert metric.k is not None
-        return self.ranks.total(self.ranks.inside(metric.k))
-
-    def tpr(self, metric: Metric, inside: npt.NDArray[np.bool_] | None = None) -> float:
-        """Share of the relevant items of some evaluated users, all if None, in their lists."""
-        chosen = slice(None) if inside is None else inside
-        return fair.tpr(self.hits(metric)[chosen], self.ranks.counts[chosen])
-
-
-def _facts(result: Evaluation, p: _Pass) -> None:
+def _facts(result: Evaluation, p: Pass) -> None:
     n = p.plan.n_evaluated
     shares = {k: p.counts.tie_share(place, k, n) for place, k in enumerate(p.cutoffs)}
     result.facts |= {
@@ -299,7 +225,7 @@ def _facts(result: Evaluation, p: _Pass) -> None:
                               else float("nan"))}
 
 
-def _point(result: Evaluation, p: _Pass, asked: Sequence[Metric]) -> None:
+def _point(result: Evaluation, p: Pass, asked: Sequence[Metric]) -> None:
     """Metrics of the labelled pairs; where they cannot be measured, NaN and the reason."""
     names = [m.name for m in asked if m.spec.kind == "point"]
     undefined: dict[str, str] = {
@@ -323,7 +249,7 @@ def _point(result: Evaluation, p: _Pass, asked: Sequence[Metric]) -> None:
         result.facts["undefined"] = undefined
 
 
-def _by_user_group(result: Evaluation, p: _Pass, asked: Sequence[Metric], made: Groups) -> None:
+def _by_user_group(result: Evaluation, p: Pass, asked: Sequence[Metric], made: Groups) -> None:
     """Values of every per-user metric in each group; sizes, and which groups are too small."""
     users = p.plan.users[:p.plan.n_evaluated]
     result.users[f"group:{made.attribute}"] = made.label_of(p.data.n_genuine)[users]
@@ -341,22 +267,26 @@ def _by_user_group(result: Evaluation, p: _Pass, asked: Sequence[Metric], made: 
             result.values += [(str(metric), f"{made.attribute}={label}", value)
                               for label, value in means.items()]
         elif metric.spec.kind == "ratio":
-            found = {label: p.tpr(metric, weight[users] > 0)
+            found = {label: p.rate(metric)(metric, weight[users] > 0)
                      for label, weight in made.members.items()}
             result.values += [(str(metric), f"{made.attribute}={label}", value)
                               for label, value in found.items()]
             large = [v for label, v in found.items() if f"{made.attribute}={label}" not in small]
             result.values.append((f"{metric}-gap:{made.attribute}", "all", gap(large)))
+        elif metric.spec.kind == "odds":
+            inside = [weight[users] > 0 for label, weight in made.members.items()
+                      if f"{made.attribute}={label}" not in small]
+            gaps = [gap([rate(metric, part) for part in inside]) for rate in (p.tpr, p.fpr)]
+            result.values.append((f"{metric}:{made.attribute}", "all", fair.odds(*gaps)))
 
 
-def _by_item_group(result: Evaluation, p: _Pass, made: Groups) -> None:
-    """Share of all expected exposure that falls to each group of items, and their numbers."""
-    sizes = result.facts.setdefault("item_groups", {})
-    for label, weight in made.members.items():
-        sizes[f"{made.attribute}={label}"] = int((weight > 0).sum())
-    for place, k in enumerate(p.cutoffs):
-        exposure = p.counts.exposure(place)
-        total = max(float(exposure.sum()), 1e-300)
-        result.values += [(f"exposure@{k}", f"{made.attribute}={label}",
-                           float((exposure * weight).sum() / total))
-                          for label, weight in made.members.items()]
+def _ungrouped(asked: Sequence[Metric], grouping: Grouping, result: Evaluation) -> dict[str, str]:
+    """Why metrics that compare groups have no value, where these functions cannot say it."""
+    why = {}
+    for metric in asked:
+        if metric.spec.kind == "odds" and not grouping.users:
+            why[str(metric)] = NO_GROUPS
+        elif metric.spec.kind == "due" and not grouping.items:
+            why[str(metric)] = NO_ITEM_GROUPS
+    return why | {name: SMALL for name, group, value in result.values
+                  if name.startswith("equalised-odds") and group == "all" and np.isnan(value)}

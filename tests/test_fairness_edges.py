@@ -20,7 +20,7 @@ from bench.defenses.user_fairness import UserFairness
 from bench.errors import CannotActError, InputError, PluginError
 from bench.evaluate import evaluate
 from bench.fairness import labels_of, sides
-from bench.metrics import fair
+from bench.metrics import fair_items
 from bench.metrics.beyond import long_tail
 from bench.models._simple import RandomScores
 from bench.models.base import TorchRecommender, build
@@ -118,10 +118,10 @@ def test_reasons_do_not_point_into_the_grids_groups(blocks):
 
 
 def test_a_group_of_which_nothing_is_relevant_has_no_chance_to_compare():
-    shares = fair.opportunity(np.array([1.0, 0.0]), np.array([1, 1]))
+    shares = fair_items.opportunity(np.array([1.0, 0.0]), np.array([1, 1]))
     assert np.isnan(shares[0])
     assert shares[1] == 0.5
-    assert np.isnan(fair.spread(shares))  # with 0 for the empty group it would be 1
+    assert np.isnan(fair_items.spread(shares))  # with 0 for the empty group it would be 1
 
 
 def test_popreo_without_a_relevant_item_of_the_head_is_undefined(blocks):

@@ -187,7 +187,8 @@ def test_who_weighs_users_stands_among_the_detectors(tmp_path: Path) -> None:
 def test_every_pair_of_groups_counts_in_the_long_table(tmp_path: Path) -> None:
     """MAD beside gap and worst group: three groups, one of them too small to count."""
     run = SyntheticRun(tmp_path, seeds=(0,))
-    run.add(spec("BPR"), NONE, NONE, facts={"small_groups": {"gender=X": 2}})
+    run.add(spec("BPR"), NONE, NONE, facts={"small_groups": {"gender=X": 2}, "group_sizes": {
+        "gender=F": 20, "gender=M": 60, "gender=N": 20, "gender=X": 2}})
     path = next((tmp_path / "cells").glob("*.json"))
     cell = json.loads(path.read_text())
     means = {"F": 0.1, "M": 0.4, "N": 0.2, "X": 0.9}
@@ -199,6 +200,9 @@ def test_every_pair_of_groups_counts_in_the_long_table(tmp_path: Path) -> None:
     assert long["ndcg@10-mad:gender"] == pytest.approx((0.3 + 0.1 + 0.2) / 3)
     assert long["ndcg@10-gap:gender"] == pytest.approx(0.3)
     assert long["ndcg@10-worst:gender"] == pytest.approx(0.1)
+    assert long["ndcg@10-sd:gender"] == pytest.approx(np.std([0.1, 0.4, 0.2]))
+    # the mean over users is 0.3: three fifths of them are 0.1 above, a fifth 0.2, a fifth 0.1 below
+    assert long["ndcg@10-weighted:gender"] == pytest.approx(0.6 * 0.1 + 0.2 * 0.2 + 0.2 * 0.1)
 
 
 def test_what_a_promise_is_between_is_in_the_report(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ Found = tuple[list[tuple[str, str, float]], dict[str, str]]
 """Values as (metric, "all", value), and for those that are NaN or absent the reason."""
 
 _SCORES = 1 << 21  # held at once
-_NO_GROUPS = "no groups of users are asked for"
-_SMALL = f"fewer than two groups have {SMALLEST} evaluated users"
+NO_GROUPS = "no groups of users are asked for"
+SMALL = f"fewer than two groups have {SMALLEST} evaluated users"
 
 
 def large(made: Groups, users: Ints) -> dict[str, Floats]:
@@ -47,8 +47,8 @@ def watch_for(asked: Sequence[Metric], by_group: Mapping[str, Groups], plan: Pla
     users = plan.users[:plan.n_evaluated]
     members = {f"{attribute}={label}": member for attribute, made in by_group.items()
                for label, member in large(made, users).items()}
-    return Watch(members, data.n_items, [m.k for m in asked if m.name == "parity" and m.k],
-                 "ks" in names, device)
+    cutoffs = dict.fromkeys(m.k for m in asked if m.spec.kind == "parity" and m.k)
+    return Watch(members, data.n_items, list(cutoffs), bool({"ks", "wasserstein"} & names), device)
 
 
 def between(asked: Sequence[Metric], by_group: Mapping[str, Groups], plan: Plan,
@@ -57,19 +57,21 @@ def between(asked: Sequence[Metric], by_group: Mapping[str, Groups], plan: Plan,
     values, why = [], {}
     for metric in (m for m in asked if m.spec.kind == "parity"):
         if watch is None:
-            why[str(metric)] = _NO_GROUPS
+            why[str(metric)] = NO_GROUPS
             continue
         for attribute, made in by_group.items():
             groups = large(made, plan.users[:plan.n_evaluated])
             own = [watch.names.index(f"{attribute}={label}") for label in groups]
             name, value = f"{metric}:{attribute}", float("nan")
             if len(own) < 2:
-                why[name] = _SMALL
+                why[name] = SMALL
             elif metric.k is None:
-                value = fair.ks(watch.bins[own], SMALLEST)
+                apart = fair.ks if metric.name == "ks" else fair.wasserstein
+                value = apart(watch.bins[own], SMALLEST)
             else:
                 lists = watch.lists[own, watch.cutoffs.index(metric.k)] / FIXED  # (G, m)
-                value = fair.parity(lists, np.array([m.sum() for m in groups.values()]))
+                exposed = fair.parity if metric.name == "parity" else fair.differential
+                value = exposed(lists, np.array([m.sum() for m in groups.values()]))
             values.append((name, "all", value))
     return values, why
 
@@ -96,12 +98,12 @@ def ratings(model: Recommender, data: Dataset, asked: Sequence[Metric],
             size = np.sqrt(np.mean(error**2)) if name == "rmse" else np.mean(np.abs(error))
             values.append((name, "all", float(size)))
         elif not by_group:
-            why[name] = _NO_GROUPS
+            why[name] = NO_GROUPS
         else:
             for attribute, made in by_group.items():
                 value = _largest(made, rows, predicted, fair.EXPLICIT[name])
                 if np.isnan(value):
-                    why[f"{name}:{attribute}"] = f"{_SMALL}, or none share an item"
+                    why[f"{name}:{attribute}"] = f"{SMALL}, or none share an item"
                 values.append((f"{name}:{attribute}", "all", value))
     return values, why
 

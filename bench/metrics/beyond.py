@@ -75,7 +75,8 @@ def long_tail(popularity: Ints) -> Ints:
 
     `aplt@K` is the mean over a user's list: the average share of long-tail items (Abdollahpouri
     et al., RecSys 2017). `aplt-all@K` counts popularity over train, valid and test, as Anelli
-    et al. (RecSys 2021) do.
+    et al. (RecSys 2021) do. `aclt@K` is the number of long-tail items in a list, not their share
+    (Abdollahpouri et al., FLAIRS 2019): both go together unless lists are shorter than K.
 
     >>> long_tail(np.array([9, 1, 2, 3, 4]))
     array([0, 1, 1, 1, 1])
@@ -141,8 +142,9 @@ def columns(data: Dataset, names: set[str]) -> dict[str, tuple[Ints, int]]:
     if "novelty" in names:
         bits = np.rint(novelty_bits(data.popularity) * BITS)
         made["novelty"] = bits.astype(np.int64), BITS
-    if "aplt" in names:
-        made["aplt"] = long_tail(data.popularity), 1
+    for name in ("aplt", "aclt"):
+        if name in names:
+            made[name] = long_tail(data.popularity), 1
     if "aplt-all" in names:
         made["aplt-all"] = long_tail(whole_popularity(data)), 1
     return made

@@ -1,4 +1,4 @@
-"""Fairness between groups of users and between items, beyond gaps of accuracy (CATALOGUE H3, H4).
+"""Fairness between groups of users, beyond gaps of accuracy (CATALOGUE H3).
 
 Groups with fewer than 20 evaluated users enter nothing, and where fewer than two are left a value
 is NaN; with more than two groups the two that differ most are compared, item by item.
@@ -6,18 +6,16 @@ is NaN; with more than two groups the two that differ most are compared, item by
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations
 
 import numpy as np
 
 from bench.metrics.ranks import Floats, Ints
 
-BINS = 50  # of percentiles, for `ks`
+BINS = 50  # of percentiles, for `ks` and `wasserstein`
 EXPLICIT = {"value-unfairness": "value", "absolute-unfairness": "absolute",
             "under-unfairness": "under", "over-unfairness": "over", "non-parity": "non-parity"}
-
-
-# -- users ---------------------------------------------------------------------------------------
 
 def tpr(hits: Floats, relevant: Ints) -> float:
     """Share of all relevant items of these users that reach a list: Σ hits / Σ |T|.
@@ -31,6 +29,29 @@ def tpr(hits: Floats, relevant: Ints) -> float:
     0.25
     """
     return float(hits.sum() / relevant.sum()) if relevant.sum() else float("nan")
+
+
+def fpr(hits: Floats, listed: Ints, relevant: Ints, eligible: Ints) -> float:
+    """Share of all items that are eligible and not relevant which reach a list all the same:
+    Σ (|L| − hits) / Σ (eligible − |T|), over users. NaN where there is no such item.
+
+    Lists of two: one hit and one miss among 6 and among 10 items, 2 and 6 of them relevant.
+
+    >>> fpr(np.array([1.0, 1.0]), np.array([2, 2]), np.array([2, 6]), np.array([6, 10]))
+    0.25
+    """
+    others = int((eligible - relevant).sum())
+    return float((listed - hits).sum() / others) if others else float("nan")
+
+
+def odds(tpr_gap: float, fpr_gap: float) -> float:
+    """Distance from equalised odds (Hardt et al., NIPS 2016): the larger of the gaps of the true-
+    and the false-positive rate between groups, as in fairlearn. NaN where either is.
+
+    >>> odds(0.25, 0.375)
+    0.375
+    """
+    return float(np.maximum(tpr_gap, fpr_gap))
 
 
 def parity(lists: Floats, users: Floats) -> float:
@@ -51,6 +72,29 @@ def parity(lists: Floats, users: Floats) -> float:
     return float((shares.max(axis=0) - shares.min(axis=0)).mean())
 
 
+def differential(lists: Floats, users: Floats) -> float:
+    """Differential fairness of exposure: mean over items of the largest |ln(θ_g / θ_h)| between
+    groups, with θ_g = (lists of g that hold the item + 1/m) / (users of g + 1), m items.
+
+    Foulds et al., "An Intersectional Definition of Fairness", ICDE 2020, on the items of lists as
+    Islam et al., "Debiasing Career Recommendations with Neural Fair Collaborative Filtering", WWW
+    2021, and RecBole-FairRec have it (there of mean scores). An item that nobody is shown counts
+    with what the smoothing makes of the groups' sizes, ln((users of h + 1) / (users of g + 1)).
+
+    Args: as of `parity`.
+
+    Two groups of 3 users, one item of two in 2 lists of one group and in none of the other, the
+    second alike: (ln(2.5 / 0.5) + 0) / 2.
+
+    >>> round(differential(np.array([[2.0, 1.0], [0.0, 1.0]]), np.array([3.0, 3.0])), 6)
+    0.804719
+    """
+    if len(users) < 2:
+        return float("nan")
+    theta = np.log((lists + 1 / lists.shape[1]) / (users[:, None] + 1))  # (G, m)
+    return float((theta.max(axis=0) - theta.min(axis=0)).mean())
+
+
 def ks(histograms: Ints, least: int = 1) -> float:
     """Kolmogorov–Smirnov distance between two groups' percentiles of an item, mean over items.
 
@@ -68,13 +112,33 @@ def ks(histograms: Ints, least: int = 1) -> float:
     >>> ks(np.array([[[4, 0], [2, 2]], [[3, 3], [3, 3]]]))
     0.25
     """
+    return _between_places(histograms, least, lambda apart: apart.max(axis=1))
+
+
+def wasserstein(histograms: Ints, least: int = 1) -> float:
+    """Wasserstein-1 distance between two groups' percentiles of an item, mean over items: how far,
+    as a share of the ranking, the item stands from where it stands for the other group.
+
+    ∫|F_g − F_h| over bins of equal width; cutting moves it by at most one bin. For the rest see
+    `ks`, which says how many users differ, and not how far.
+
+    Two bins: half of the users stand half a ranking apart; item 2: alike.
+
+    >>> wasserstein(np.array([[[4, 0], [2, 2]], [[2, 2], [3, 3]]]))
+    0.125
+    """
+    return _between_places(histograms, least, lambda apart: apart.mean(axis=1))
+
+
+def _between_places(histograms: Ints, least: int, far: Callable[[Floats], Floats]) -> float:
+    """Mean over items of the largest distance between two groups; `far` makes it of |F_g − F_h| at
+    the upper end of each bin, (m, bins) -> (m,)."""
     sizes = histograms.sum(axis=2)  # (G, m)
     curves = histograms.cumsum(axis=2) / np.maximum(sizes, 1)[:, :, None]  # (G, m, bins)
     largest = np.full(sizes.shape[1], np.nan)
     for g, h in combinations(range(len(sizes)), 2):
-        far = np.abs(curves[g] - curves[h]).max(axis=1)  # (m,)
         both = (sizes[g] >= least) & (sizes[h] >= least)
-        largest = np.where(both, np.fmax(largest, far), largest)
+        largest = np.where(both, np.fmax(largest, far(np.abs(curves[g] - curves[h]))), largest)
     there = largest[~np.isnan(largest)]
     return float(there.mean()) if len(there) else float("nan")
 
@@ -117,91 +181,3 @@ def unfairness(predicted: Floats, truth: Floats, items: Ints, side: Ints, kind: 
     elif kind in ("under", "over"):
         d = [np.maximum(-x if kind == "under" else x, 0) for x in d]
     return float(np.abs(d[0] - d[1]).mean())
-
-
-# -- items ---------------------------------------------------------------------------------------
-
-def spread(shares: Floats) -> float:
-    """Standard deviation over mean of one probability per group of items; 0 is alike.
-
-    `popreo@K` takes P(in the list | group, relevant), `poprsp@K` P(in the list | group), over
-    head and tail of the catalogue (Zhu et al., "Measuring and Mitigating Item Under-Recommendation
-    Bias in Personalized Ranking Systems", SIGIR 2020). NaN where nothing is shown.
-
-    >>> spread(np.array([0.75, 0.25])), spread(np.array([0.2, 0.2]))
-    (0.5, 0.0)
-    """
-    mean = shares.mean() if len(shares) else 0.0
-    return float(shares.std() / mean) if mean > 0 else float("nan")
-
-
-def opportunity(chance: Floats, group: Ints, n_groups: int = 2) -> Floats:
-    """P(in the list | group, relevant) from relevant pairs: (n_groups,). A group of which nothing
-    is relevant has no such share: NaN, and with it `spread`.
-
-    Two relevant pairs of group 0, one found; four of group 1, one found:
-
-    >>> opportunity(np.array([1., 0., 1., 0., 0., 0.]), np.array([0, 0, 1, 1, 1, 1]))
-    array([0.5 , 0.25])
-    >>> opportunity(np.array([1.]), np.array([1]))
-    array([nan,  1.])
-    """
-    count = np.bincount(group, minlength=n_groups)
-    found: Floats = np.bincount(group, chance, n_groups) / np.maximum(count, 1)
-    return np.where(count > 0, found, np.nan)
-
-
-def pru(popularity: Ints, ranks: Floats, owner: Ints, least: int = 3) -> float:
-    """Popularity-rank correlation for users: −mean_u Spearman(popularity, rank) over the user's
-    relevant items (Zhu et al., "Popularity-Opportunity Bias in Collaborative Filtering", WSDM
-    2021). Above 0, popular ones among what a user likes are ranked higher.
-
-    Users with fewer than `least` relevant items, or for whom one side is constant, are left out.
-
-    Args: of relevant pairs, (n,): the item's popularity, its rank for the user (1 is best), user.
-
-    >>> pru(np.array([9, 5, 1, 4, 4]), np.array([1., 2., 3., 7., 8.]), np.array([0, 0, 0, 1, 1]))
-    1.0
-    """
-    found = []
-    order = np.argsort(owner, kind="stable")
-    edges = np.flatnonzero(np.diff(owner[order])) + 1
-    for rows in np.split(order, edges):
-        if len(rows) >= least:
-            found.append(spearman(popularity[rows].astype(np.float64), ranks[rows]))
-    there = [v for v in found if not np.isnan(v)]
-    return -float(np.mean(there)) + 0.0 if there else float("nan")
-
-
-def pri(popularity: Ints, ranks: Floats, items: Ints) -> float:
-    """Popularity-rank correlation for items: −Spearman(popularity, mean rank among the users for
-    whom the item is relevant), over items that are relevant for somebody (Zhu et al., WSDM 2021).
-
-    Items 0 and 1 have popularity 9 and 2; their mean ranks are 2 and 7:
-
-    >>> pri(np.array([9, 2, 5]), np.array([1., 3., 7.]), np.array([0, 0, 1]))
-    1.0
-    """
-    count = np.bincount(items, minlength=len(popularity))
-    there = count > 0
-    mean = np.bincount(items, ranks, len(popularity))[there] / count[there]
-    return -spearman(popularity[there].astype(np.float64), mean) + 0.0
-
-
-def spearman(x: Floats, y: Floats) -> float:
-    """Spearman's correlation, equal values at their mean rank; NaN where one side is constant.
-
-    >>> spearman(np.array([1., 2., 2., 4.]), np.array([9., 7., 7., 1.]))
-    -1.0
-    """
-    a, b = (_ranked(v) for v in (x, y))
-    a, b = a - a.mean(), b - b.mean()
-    size = float(np.sqrt((a @ a) * (b @ b)))
-    return round(float(a @ b) / size, 12) if size > 0 else float("nan")
-
-
-def _ranked(values: Floats) -> Floats:
-    """Ascending ranks from 1, equal values at their mean."""
-    _, group, size = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: Floats = (np.cumsum(size) - (size - 1) / 2)[group]
-    return ranks

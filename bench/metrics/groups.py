@@ -190,6 +190,36 @@ def mad(values: Iterable[float]) -> float:
     return float(np.mean(pairs)) if pairs else float("nan")
 
 
+def deviation(values: Iterable[float]) -> float:
+    """Standard deviation of the groups' values, each group counting once (over n, not n − 1: they
+    are all there are). NaN with fewer than two.
+
+    >>> deviation([0.1, 0.3])
+    0.1
+    """
+    there = [v for v in values if not np.isnan(v)]
+    return round(float(np.std(there)), 15) if len(there) > 1 else float("nan")
+
+
+def weighted_gap(values: Sequence[float], sizes: Sequence[float]) -> float:
+    """How far a user's group is from the mean of all groups, on average over users:
+    Σ_g w_g |M_g − Σ_h w_h M_h|, w_g the group's share of the users compared. A small group that
+    fares badly weighs as much as it has users; with two groups it is 2·w_1·w_2 times their gap.
+    NaN with fewer than two groups.
+
+    A quarter of the users get 0.1, the others 0.3; the mean is 0.25:
+
+    >>> round(weighted_gap([0.1, 0.3], [10, 30]), 6)
+    0.075
+    """
+    there = [(v, n) for v, n in zip(values, sizes, strict=True) if not np.isnan(v) and n > 0]
+    if len(there) < 2:
+        return float("nan")
+    value, size = np.array(there).T
+    share = size / size.sum()
+    return float((share * np.abs(value - (share * value).sum())).sum())
+
+
 def compared(values: Iterable[tuple[str, str, float]], facts: Mapping[str, Any], metric: str,
              attribute: str) -> dict[str, float]:
     """The values of one metric by group of one attribute, small groups left out: what `gap` and

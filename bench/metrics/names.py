@@ -21,9 +21,10 @@ class Spec:
             per user from the items in its list), "catalogue" (one value from all lists),
             "graded" (as "user", from the ratings of those items as well),
             "target" (one value for the target items), "point" (one value from labelled pairs),
-            "ratio" (a ratio of sums over users, by group too), "parity" (one value per attribute
-            of users, from the lists of its groups), "rating" (one value from predicted ratings,
-            or one per attribute).
+            "ratio" (a ratio of sums over users, by group too), "odds" (one value per attribute
+            of users, from such ratios), "parity" (one value per attribute of users, from the
+            lists of its groups), "due" (one value per attribute of items, and one per group),
+            "rating" (one value from predicted ratings, or one per attribute).
         cutoff: whether "@K", a list of K items, must ("required"), may ("optional") or may not
             ("none") follow.
         better: "high", "low", or "" where neither is better.
@@ -50,15 +51,22 @@ METRICS: dict[str, Spec] = {
     "arp": Spec("list", "required", better=""),
     "aplt": Spec("list", "required", better=""),
     "aplt-all": Spec("list", "required", better=""),
+    "aclt": Spec("list", "required", better=""),
     "coverage": Spec("catalogue", "required"),
     "gini": Spec("catalogue", "required", better="low"),
     "popreo": Spec("catalogue", "required", better="low"),
     "poprsp": Spec("catalogue", "required", better="low"),
     "pru": Spec("catalogue", "none", better=""),
     "pri": Spec("catalogue", "none", better=""),
+    "exposure-dp": Spec("due", "required"),
+    "exposure-eo": Spec("due", "required"),
     "tpr": Spec("ratio", "required"),
+    "fpr": Spec("ratio", "required", better=""),
+    "equalised-odds": Spec("odds", "required", better="low"),
     "parity": Spec("parity", "required", better="low"),
+    "differential-fairness": Spec("parity", "required", better="low"),
     "ks": Spec("parity", "none", better="low"),
+    "wasserstein": Spec("parity", "none", better="low"),
     "rmse": Spec("rating", "none", better="low"),
     "mae": Spec("rating", "none", better="low"),
     **{name: Spec("rating", "none", better="low") for name in EXPLICIT},
