@@ -247,7 +247,11 @@ def gives_ratings(lab: Lab) -> None:
 
 def gives_dislikes(lab: Lab) -> None:
     """Rows labelled as disliked are read exactly where that is promised, and count against an
-    item. What promises ratings reads those rows too."""
+    item. What promises ratings reads those rows too.
+
+    Who re-ranks candidates passes over what evaluation leaves out, disliked items of the user
+    among them: there the scores of users without such rows are looked at.
+    """
     from bench._contracts_lab import all_scores, fit, refuse
 
     data = lab.data()
@@ -264,6 +268,9 @@ def gives_dislikes(lab: Lab) -> None:
     before = all_scores(fit(lab.plugin(), liked))
     after = all_scores(fit(lab.plugin(), liked.replace(train=train)))
     if not {"dislikes", "ratings"} & lab.plugin().gives:
+        if "prompts" in lab.plugin().gives:
+            rest = np.setdiff1d(np.arange(data.n_users), others)
+            before, after = before[rest], after[rest]
         require(torch.equal(before, after),
                 "its scores depend on disliked rows, and it does not promise that",
                 "learn from data.train.positives(), or add \"dislikes\" to gives")

@@ -94,12 +94,12 @@ class P5Recommender(IdWriter):
     def fit(self, defense: Defense, progress: Progress) -> FitResult:
         from bench import training
 
-        self._fit_retriever()
+        notes = self._fit_retriever()
         if self.tuning.how == "none":
-            return training.FitResult()
+            return training.FitResult(notes=notes)
         result = training.fit(self, defense, progress)
         self.relearned()
-        result.notes.update(self.tuning.facts(), examples=len(self.examples))
+        result.notes.update(self.tuning.facts(), examples=len(self.examples), **notes)
         return result
 
     def forget(self) -> None:

@@ -68,6 +68,7 @@ class PromptRecommender(TextReader, TorchRecommender):
         self.chat = chat_of(self.language, hyper.chat)
         self.retriever: Recommender = build(hyper.retrieving(), data, ctx)
         self._kept: dict[Any, Any] = {}
+        self._taken: dict[str, list[Ints]] = {}
         self._offered: Ints = np.empty(0, np.int64)
         self._shuffle: int | None = None
         self._about = ""
@@ -89,20 +90,23 @@ class PromptRecommender(TextReader, TorchRecommender):
     def fit(self, defense: Defense, progress: Progress) -> FitResult:
         from bench.training import FitResult
 
-        self._fit_retriever()
-        return FitResult(notes=self.asking())
+        return FitResult(notes={**self.asking(), **self._fit_retriever()})
 
     def asking(self) -> dict[str, Any]:
         """Facts about how prompts are asked."""
         return {} if self.chat is None else {"chat_template": True}
 
-    def _fit_retriever(self) -> None:
-        """The retriever is trained plainly: what a defense does concerns the language model."""
+    def _fit_retriever(self) -> dict[str, Any]:
+        """The retriever is trained plainly: what a defense does concerns the language model.
+        What its training noted is among the facts of this model's, under "retriever"."""
         from bench.registry import Registry
 
         none: Any = Registry().make("defenses", {"name": "none"})
-        self.retriever.fit(none, lambda event: None)
+        found = self.retriever.fit(none, lambda event: None)
         self.relearned()
+        learned = {"epochs": found.epochs, "best_epoch": found.best_epoch} if found.epochs else {}
+        told = {**learned, **found.notes}
+        return {"retriever": told} if told else {}
 
     def batch_loss(self, batch: Batch) -> Tensor:
         raise InputError(f"{self.plugin.name} is not trained")
@@ -163,10 +167,15 @@ class PromptRecommender(TextReader, TorchRecommender):
         return made.to(self.ctx.device)
 
     def chosen(self, base: np.ndarray[Any, Any], user: int, split: str) -> Ints:
-        """The candidates of a user: the retriever's best items that are not in the user's
-        history, the lower index first among equals; offered items in place of the last."""
+        """The candidates of a user: the retriever's best items among those that the user is not
+        known to have, the lower index first among equals; offered items in place of the last.
+
+        Known is what the prompt may read of the user, and what evaluation leaves out of every
+        list: all rows before the split, liked or not.
+        """
         able = np.ones(self.data.n_items, bool)
         able[self.history(user, split)] = False
+        able[self.taken(user, split)] = False
         items = np.flatnonzero(able)
         size = self.plugin.candidates
         if not size or size >= len(items):
@@ -175,6 +184,15 @@ class PromptRecommender(TextReader, TorchRecommender):
         offered = self._offered[able[self._offered]][:size]
         others = order[~np.isin(order, offered)][:size - len(offered)]
         return np.sort(np.concatenate([others, offered])).astype(np.int64)
+
+    def taken(self, user: int, split: str) -> Ints:
+        """Items of all rows of a user before the split, whatever their labels."""
+        if split not in self._taken:
+            rows = self.data.known(split)
+            order = np.argsort(rows.users, kind="stable")
+            ends = np.cumsum(np.bincount(rows.users, minlength=self.data.n_users))
+            self._taken[split] = np.split(rows.items[order], ends[:-1])
+        return self._taken[split][user]
 
     @contextlib.contextmanager
     def offering(self, items: Ints) -> Iterator[None]:

@@ -37,12 +37,12 @@ class TallrecRecommender(PointwiseRecommender):
     def fit(self, defense: Defense, progress: Progress) -> FitResult:
         from bench import training
 
-        self._fit_retriever()
+        notes = {**self.asking(), **self._fit_retriever()}
         if self.tuning.how == "none":
-            return training.FitResult()
+            return training.FitResult(notes=notes)
         result = training.fit(self, defense, progress)
         self.relearned()
-        result.notes.update(self.tuning.facts(), examples=len(self.examples), **self.asking())
+        result.notes.update(self.tuning.facts(), examples=len(self.examples), **notes)
         return result
 
     def after_step(self, step: int, total: int) -> None:
