@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.api import Context, Dataset, ModelPlugin, ThreatModel, param
+from bench.errors import InputError
 from bench.text_attack import TextAttack
 from bench.text_shown import Shown
 
@@ -22,13 +23,15 @@ class GCGSuffix(TextAttack):
     attacker's users, from " ! ! !". A round takes the slope of the margin by the one-hot tokens of
     the suffix, draws `candidates` replacements of one token among the `top` steepest, asks the
     model for the margin of each, and takes the best one if it is better, so that the margin never
-    falls. Tokens are visible ASCII. Each text is written and read again: whatever the tokenizer
-    reads as other tokens is thrown away. In the end the text stays as it was unless, over all
-    of the attacker's users, the item gains with the suffix.
+    falls. Tokens are visible ASCII, with at most a space before it. Each text is written and read
+    again: whatever the tokenizer reads as other tokens is thrown away. In the end the text stays
+    as it was unless, over all of the attacker's users, the item gains with the suffix.
 
-    White-box. Budget: `edits` characters appended; no bound keeps the suffix readable, and a
-    reader sees it. Costs iterations · candidates · prompts prompts per target, in the facts as
-    queries.
+    White-box. Budget: `edits` characters appended, two of each token at least, which is where the
+    search begins; longer tokens are tried as far as the characters last. No bound keeps the
+    suffix readable, and a reader sees it. Where not even " ! !" is within the bounds on words or
+    meaning, the text stays, and the facts count it (`targets_out_of_bounds`).
+    Costs iterations · candidates · prompts prompts per target, in the facts as queries.
 
     Example: attacks: [{gcg-suffix: {tokens: 20, candidates: 128, iterations: 100}}]
     """
@@ -41,6 +44,13 @@ class GCGSuffix(TextAttack):
     prompts: int = param(8, "users, of those that the attacker knows, in whose prompts the margin "
                          "is taken", low=1)
     threat: ClassVar[ThreatModel] = ThreatModel("test-input", "white", "push")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if 0 < self.edits < 2 * self.tokens:
+            raise InputError(f"{self.tokens} tokens need {2 * self.tokens} characters at least, "
+                             f"and edits allows {self.edits}", key=f"{self.name}: tokens",
+                             hint=f"tokens: at most {self.edits // 2}, or more edits")
 
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
         from bench.text.prompted import PromptedModel
@@ -55,6 +65,7 @@ class GCGSuffix(TextAttack):
         random = ctx.stream(self.name, item)
         if not shown.allowed(item, found.now):
             shown.asked += found.read
+            ctx.notes["targets_out_of_bounds"] = ctx.notes.get("targets_out_of_bounds", 0) + 1
             return text  # not even the first suffix is in the bounds
         for _ in range(self.iterations):
             if not found.round(self.candidates, self.top, random):

@@ -26,9 +26,9 @@ class RetrievalPurifier(Defense):
     knows replacement instead of deletion, and predicts by an ensemble; these are not here.
 
     It purifies what is read of a user at test time, not the training, and no item texts. share 0:
-    nothing happens. Cost: one product of the interactions with themselves, items × items where it is not
-    sparse. Adaptive attack: substitution by items that co-occur with the history, and all attacks
-    on histories that ask the served model.
+    nothing happens. Cost: one product of the interactions with themselves, items × items where it
+    is not sparse. Adaptive attack: substitution by items that co-occur with the history, and all
+    attacks on histories that ask the served model.
 
     Example: defenses: [{retrieval-purifier: {quantile: 0.05, share: 0.3}}]
     """

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.context import Context
 from bench.data import Dataset
-from bench.errors import CannotActError
+from bench.errors import CannotActError, InputError
 from bench.models.base import build
 from bench.registry import Registry
 from bench.stages import Prepared, under_attack
@@ -81,6 +81,28 @@ def test_only_visible_ascii_is_written(asked: Any) -> None:
     assert all(t.isascii() and t.isprintable() and t.strip() for t in texts)
     assert len(able) > 90
     assert not set(able) & set(asked.language.tokenizer.all_special_ids)
+
+
+def test_no_token_hides_spaces(asked: Any) -> None:
+    known = [" a", "a", "!", "  a", "a b", "a ", " ", "", "é", "\ta", "[SEP]"]
+
+    class Tokenizer:
+        all_special_ids = (10,)
+
+        def __len__(self) -> int:
+            return len(known)
+
+        def batch_decode(self, rows: list[list[int]], **more: Any) -> list[str]:
+            return [known[n] for (n,) in rows]
+
+    class Model:
+        tokenizer, device = Tokenizer(), "cpu"
+
+        def embeddings(self) -> Any:
+            return torch.nn.Embedding(len(known), 2)
+
+    model: Any = Model()
+    assert writable(model).tolist() == [0, 1, 2]
 
 
 def test_margins_are_exact(data: Dataset, asked: Any) -> None:
@@ -192,8 +214,18 @@ def test_few_characters_hold_it_back(data: Dataset, asked: Any) -> None:
     before = list(asked.texts)
     _, texts, _ = strike(asked, data, edits=9, candidates=24, iterations=4)
     assert all((levenshtein(before[t], texts[t]) or 0) <= 9 for t in targets)
-    for edits in (0, 3):  # four tokens take eight characters
-        assert strike(asked, data, edits=edits)[1] == before
+    assert strike(asked, data, edits=0)[1] == before
+
+
+def test_a_suffix_that_no_budget_lets_begin_is_refused_or_counted(data: Dataset,
+                                                                  asked: Any) -> None:
+    with pytest.raises(InputError, match=r"tokens\].*4 characters.*tokens: at most 1"):
+        attack(tokens=2, edits=3)
+    assert attack(tokens=2, edits=4).edits == 4
+    struck, texts, _ = strike(asked, data, share=0.01)  # two words more are more than that
+    assert texts == list(asked.data.item_text or ())
+    assert struck.facts["targets_out_of_bounds"] == 2
+    assert "targets_out_of_bounds" not in strike(asked, data)[0].facts
 
 
 def test_a_suffix_that_does_not_help_is_left_out(data: Dataset, asked: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,17 +15,18 @@ from bench.text import likelihood
 from bench.text.language import Language
 from bench.text.scorer import PointwiseRecommender
 from bench.text.token_target import Span, Target
-from bench.text_shown import visible
+
+_WRITTEN = re.compile(r" ?[!-~]+")
 
 
 def writable(language: Language) -> Tensor:
-    """Ids of the tokens that stand for visible ASCII text, (n,)."""
+    """Ids of the tokens that stand for visible ASCII text, (n,): letters, digits, punctuation,
+    and at most one space, before them. Further spaces would be read and hardly seen."""
     special = set(language.tokenizer.all_special_ids)
     size = min(len(language.tokenizer), language.embeddings().num_embeddings)
     texts = language.tokenizer.batch_decode([[n] for n in range(size)],
                                            clean_up_tokenization_spaces=False)
-    found = [n for n, t in enumerate(texts) if n not in special and t.strip() and t.isascii()
-             and all(map(visible, t)) and "\n" not in t and "\t" not in t]
+    found = [n for n, t in enumerate(texts) if n not in special and _WRITTEN.fullmatch(t)]
     return torch.tensor(found, dtype=torch.long, device=language.device)
 
 
