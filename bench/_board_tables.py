@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bench._board_fairness import between_items, between_users
 from bench._board_more import (
     adaptive,
     attack_cost,
@@ -71,7 +72,8 @@ class Builder:
                                  self.attacked(dataset, True), self.exposure(dataset),
                                  worst_cases(self, dataset), adaptive(self, dataset),
                                  crossed(self, dataset), detection(self, dataset),
-                                 self.fairness(dataset), privacy(self, dataset),
+                                 self.fairness(dataset), between_users(self, dataset),
+                                 between_items(self, dataset), privacy(self, dataset),
                                  inference(self, dataset), cost(self, dataset),
                                  attack_cost(self, dataset)) if t is not None]
         return [*made, *([self.threats()] if any(map(self.board.attacks, self.board.datasets))
