@@ -145,10 +145,13 @@ def rate_scale(step: int, total: int, warmup: float, schedule: str) -> float:
 
 
 def make_optimizer(model: TorchRecommender, hyper: TrainedModel) -> torch.optim.Optimizer:
-    """The optimiser that the parameters ask for."""
+    """The optimiser that the parameters ask for; a model with step sizes of its own for some of
+    its parameters gives them as `rate_groups`."""
     import torch
 
-    weights = [p for p in model.module.parameters() if p.requires_grad]
+    groups = getattr(model, "rate_groups", None)
+    weights: Any = groups() if groups is not None else \
+        [p for p in model.module.parameters() if p.requires_grad]
     lr, decay = hyper.learning_rate, hyper.weight_decay
     if hyper.optimizer == "adam":
         return torch.optim.Adam(weights, lr=lr, weight_decay=decay)

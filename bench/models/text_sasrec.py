@@ -11,9 +11,11 @@ class TextSASRec(TextSequenceModel):
     An item is W f + c with f the pooled hidden states of an encoder read on its text, in the
     history and as a candidate; the transformer is that of SASRec (Kang and McAuley, ICDM 2018),
     in the form in which UniSRec's authors compare with it (Hou et al., KDD 2022). Scores are dot
-    products; an item nobody took has one by its text.
+    products; an item nobody took has one by its text. With `tune` the encoder learns from the
+    sequences too: each step encodes the texts of its batch's items; the vectors of the others in
+    the softmax are those of the epoch's beginning, as constants (`encode: all` has no others).
 
-    Example: models: [{text-sasrec: {model: tiny-random, epochs: 20}}]
+    Example: models: [{text-sasrec: {model: tiny-random, epochs: 20, tune: lora}}]
     """
 
     name = "text-sasrec"

@@ -15,8 +15,11 @@ class UniSRec(TextSequenceModel):
     noise and dropout of the experts serves history and candidates of a batch, where the authors
     draw twice; and every place of a history is predicted, where they cut it into prefixes (`rows:
     prefixes`). With `transductive` a learned ID vector is added to each item.
+    With `tune` the encoder learns from the sequences too: each step encodes the texts of its
+    batch's items; the vectors of the others in the softmax are those of the epoch's beginning, as
+    constants (`encode: all` has no others).
 
-    Example: models: [{unisrec: {model: tiny-random, epochs: 20}}]
+    Example: models: [{unisrec: {model: tiny-random, epochs: 20, tune: [none, lora]}}]
     """
 
     name = "unisrec"

@@ -43,7 +43,8 @@ class Adapter(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """(…, width) to the same."""
         added = self.up(F.gelu(self.down(hidden.float())))
-        return hidden + added.to(hidden.dtype)
+        made: Tensor = hidden + added.to(hidden.dtype)
+        return made
 
 
 def add_adapters(module: nn.Module, inner: int, names: list[str] | None) -> int:

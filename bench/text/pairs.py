@@ -149,10 +149,11 @@ class DualRecommender(TextReader, TorchRecommender):
         assert isinstance(tokens, PairBatch)
         hidden = hidden_states(self.language, tokens.ids, tokens.mask, vectors)
         read = F.normalize(pool(hidden, tokens.mask, self.plugin.pool), dim=1)  # (2B, width)
-        users, items = read.split([len(tokens.labels), len(read) - len(tokens.labels)])
+        users, items = read[:len(tokens.labels)], read[len(tokens.labels):]
         if self.plugin.negatives:
             items = items.reshape(len(users), -1, items.shape[1])  # (B, 1 + negatives, width)
-            return (items @ users[:, :, None])[:, :, 0] / self.plugin.temperature
+            cosines: Tensor = (items @ users[:, :, None])[:, :, 0]
+            return cosines / self.plugin.temperature
         log_q = self.log_q[tokens.items] * float(self.plugin.log_q)
         return in_batch_logits(users @ items.T, tokens.items, log_q, self.plugin.temperature)
 

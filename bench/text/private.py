@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from bench.dp import Coordinates, UserGradients, UserRows, clip_factors
-from bench.dp_steps import PrivateSteps
+from bench.dp_steps import PrivateSteps, PrivateTraining
 from bench.training import rate_scale
 
 if TYPE_CHECKING:
-    from bench.defenses.dp_lora import DpLora
     from bench.models.base import Batch, TorchRecommender
     from bench.training import Loop
 
@@ -58,9 +57,9 @@ class TunedSteps(PrivateSteps):
     """Private steps on what is tuned, at the step sizes that the model's warm-up and schedule
     give to so many steps."""
 
-    hyper: DpLora
+    hyper: Any  # a DpLora
 
-    def __init__(self, hyper: DpLora, loop: Loop) -> None:
+    def __init__(self, hyper: PrivateTraining, loop: Loop) -> None:
         super().__init__(hyper, loop)
         self.planned = self.steps_per_epoch * loop.hyper.epochs
         self.rate = hyper.learning_rate or loop.hyper.learning_rate

@@ -1,4 +1,4 @@
-"""Parameters of sequence models over frozen vectors of texts."""
+"""Parameters of sequence models over vectors of texts."""
 
 from __future__ import annotations
 
@@ -7,18 +7,31 @@ from typing import TYPE_CHECKING, ClassVar
 from bench.api import Context, Dataset, param
 from bench.errors import InputError
 from bench.text.pretrain import Pretrained
+from bench.text.tuning import WAYS, WHAT, Ways
 from bench.training import TrainedModel
 
 if TYPE_CHECKING:
     from bench.text.sequential import SequenceRecommender
 
 
-class TextSequenceModel(Pretrained, TrainedModel):
+class TextSequenceModel(Pretrained, Ways, TrainedModel):
     """Base of `text-sasrec` and `unisrec`: what the transformer reads, and of which size it is.
 
     A history is read by the vectors of its items' texts; the next item is predicted at every
     place, by cross-entropy over all items, those without train rows included.
+
+    With `tune` the encoder learns from that loss too, at `encoder_rate`. The texts of the items
+    that a batch holds, in histories and as targets, are encoded with it; the vectors of all
+    others are those of the beginning of the epoch, and constants (`encode: all` has no such
+    others, and costs the whole catalogue at each step). For scoring all are encoded again.
     """
+
+    tune: str = param("none", WHAT + " (the encoder is frozen)", choices=WAYS)
+    encoder_rate: float = param(1e-4, "tune: step size of what is learned in the encoder", above=0)
+    encode: str = param("touched", "tune: whose texts pass the encoder at each step: touched, "
+                        "those of the batch's items, or all", choices=("touched", "all"))
+    encode_at_once: int = param(256, "tune: texts that the encoder reads together; with more the "
+                                "passes are made twice, which bounds memory", low=1)
 
     pool: str = param("mean", "how hidden states become a vector",
                       choices=("mean", "first", "last"))
@@ -39,8 +52,18 @@ class TextSequenceModel(Pretrained, TrainedModel):
     expert_dropout: ClassVar[float] = 0.0
     with_ids: ClassVar[bool] = False
     cosine_temperature: ClassVar[float] = 0.0  # 0: scores are dot products
-    not_separable: ClassVar[str] = ("with pretrain: contrastive-pairs, pairs of items that users "
-                                    "took enter the encoder before the training that is private")
+
+    @property
+    def not_separable(self) -> str:
+        """Why one user's influence on what is learned is not bounded by that user's gradient."""
+        if self.tune != "none":
+            return "gradients of a tuned encoder are not taken user by user here"
+        return ("with pretrain: contrastive-pairs, pairs of items that users took enter the "
+                "encoder before the training that is private")
+
+    def not_private(self) -> str | None:
+        return "its encoder is frozen, and dp-sgd is for what is learned beside it" \
+            if self.tune == "none" else self.not_separable
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,7 +76,7 @@ class TextSequenceModel(Pretrained, TrainedModel):
         given = {"text", "histories", "gradients", "features"}
         if self.with_ids:
             given.add("embeddings")
-        if not self.reads_pairs:
+        if not self.reads_pairs and self.tune == "none":
             given.add("user-separable")
         return frozenset(given)
 
@@ -73,6 +96,10 @@ class TextSequenceModel(Pretrained, TrainedModel):
         return None
 
     def build(self, data: Dataset, ctx: Context) -> SequenceRecommender:
+        if self.tune != "none":
+            from bench.text.tuned_sequences import TunedSequenceRecommender
+
+            return TunedSequenceRecommender(self, data, ctx)
         from bench.text.sequential import SequenceRecommender
 
         return SequenceRecommender(self, data, ctx)

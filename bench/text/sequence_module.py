@@ -42,14 +42,10 @@ class SequenceModule(nn.Module):
         self.temperature = hyper.cosine_temperature
         self.criterion = nn.CrossEntropyLoss()
 
-    def of_texts(self) -> Tensor:
-        """(n_items, d)."""
-        made: Tensor = self.adapt(self.vectors)
-        return made
-
-    def items(self) -> Tensor:
-        """Item vectors, (n_items, d)."""
-        return self.of_texts() if self.ids is None else self.of_texts() + self.ids.weight
+    def items(self, vectors: Tensor | None = None) -> Tensor:
+        """Item vectors, (n_items, d); of these vectors in place of the stored ones."""
+        made: Tensor = self.adapt(self.vectors if vectors is None else vectors)
+        return made if self.ids is None else made + self.ids.weight
 
     def logits(self, hidden: Tensor, items: Tensor) -> Tensor:
         """Scores of the items (n, d) after hidden states (B, d): (B, n)."""

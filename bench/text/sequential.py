@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bench.text.sequence_model import TextSequenceModel
     from bench.training import FitResult, Progress
 
-_WRITTEN = "written"  # key of the state: which text each stored vector stands for
+WRITTEN = "written"  # key of the state: which text each stored vector stands for
 
 
 class SequenceRecommender(TextReader, TorchRecommender):
@@ -41,9 +41,7 @@ class SequenceRecommender(TextReader, TorchRecommender):
     def __init__(self, hyper: TextSequenceModel, data: Dataset, ctx: Context) -> None:
         super().__init__(data, ctx)
         self.hyper: TextSequenceModel = hyper
-        self.encoder = Encoder(load(
-            hyper.model, "encoder", device=ctx.device, dtype=hyper.dtype, revision=hyper.revision,
-            corpus=data.item_text or (), seed=ctx.number("language") % 2**31), hyper.pool)
+        self.encoder = self._encoder()
         self.width = self.encoder(self.texts[:1]).shape[1]
         self._of: Sequence[str | None] | None = None  # the texts that the vectors stand for
         self._items: Tensor | None = None
@@ -52,6 +50,13 @@ class SequenceRecommender(TextReader, TorchRecommender):
         self.module = SequenceModule(hyper, self._empty()).to(ctx.device).eval()
         self.sequences = Sequences(data, ctx, hyper.max_length)
         self._sampler: Any = None
+
+    def _encoder(self) -> Encoder:
+        """The encoder as it is loaded."""
+        h = self.hyper
+        return Encoder(load(
+            h.model, "encoder", device=self.ctx.device, dtype=h.dtype, revision=h.revision,
+            corpus=self.data.item_text or (), seed=self.ctx.number("language") % 2**31), h.pool)
 
     def _empty(self) -> Tensor:
         """The table before any text is encoded: features stand in their columns already."""
@@ -117,10 +122,14 @@ class SequenceRecommender(TextReader, TorchRecommender):
             with torch.no_grad():
                 self.module.vectors.copy_(self._empty())
             self._of = None
+        self.pretrained()
         self.refresh()
         result = super().fit(defense, progress)
         result.notes = {**notes, **result.notes}
         return result
+
+    def pretrained(self) -> None:
+        """Called when pre-training, if any, is over, before anything else is learned."""
 
     def batches(self, epoch: int, size: int, source: str = "train") -> Iterator[Batch]:
         if self._sampler is None:
@@ -133,7 +142,7 @@ class SequenceRecommender(TextReader, TorchRecommender):
     def batch_loss(self, batch: Batch) -> Tensor:
         self.refresh()
         m = self.module
-        items = m.items()  # (n_items, d)
+        items = self.batch_items(batch)  # (n_items, d)
         hidden = m.read(self._looked_up(items, batch["histories"]))  # (B, L, d)
         if "targets" in batch:  # every place at once
             places = batch["targets"] >= 0  # (B, L)
@@ -141,6 +150,10 @@ class SequenceRecommender(TextReader, TorchRecommender):
             return loss
         loss = m.criterion(m.logits(_last(hidden, batch["lengths"]), items), batch["items"])
         return loss
+
+    def batch_items(self, batch: Batch) -> Tensor:
+        """Item vectors as this batch's loss sees them, (n_items, d)."""
+        return self.module.items()
 
     def _looked_up(self, items: Tensor, history: Tensor) -> Tensor:
         """Vectors of the places of histories (B, L), zero where −1 pads: (B, L, d)."""
@@ -207,15 +220,20 @@ class SequenceRecommender(TextReader, TorchRecommender):
 
     def state(self) -> dict[str, Tensor]:
         self.refresh()
-        written = torch.tensor([_number(t) for t in self._of or ()])
-        return {**super().state(), _WRITTEN: written, **encoder_state(self.encoder, self.hyper)}
+        return {**super().state(), WRITTEN: numbered(self._of or ()),
+                **encoder_state(self.encoder, self.hyper)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         rest = take_encoder_state(self.encoder, self.hyper, state)
-        written = rest.pop(_WRITTEN).tolist()
+        written = rest.pop(WRITTEN)
         self.module.load_state_dict(rest)
-        self._of = [t if _number(t) == w else None for t, w in zip(
-            self.texts, written, strict=True)]
+        self.reads_as(written)
+
+    def reads_as(self, written: Tensor) -> None:
+        """The vectors stand for the texts with these numbers (see `numbered`); those whose texts
+        are others now are encoded."""
+        self._of = [t if n == w else None for t, n, w in zip(
+            self.texts, numbered(self.texts).tolist(), written.tolist(), strict=True)]
         self.forget()
 
 
@@ -225,7 +243,7 @@ def _last(hidden: Tensor, lengths: Tensor) -> Tensor:
     return hidden.gather(1, at)[:, 0]
 
 
-def _number(text: str | None) -> int:
-    """A text as a number of 63 bits."""
-    digest = hashlib.sha256((text or "").encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
+def numbered(texts: Sequence[str | None]) -> Tensor:
+    """Each text as a number of 63 bits, (n,)."""
+    digests = (hashlib.sha256((t or "").encode("utf-8", "surrogatepass")).digest() for t in texts)
+    return torch.tensor([int.from_bytes(d[:8], "little") >> 1 for d in digests])
