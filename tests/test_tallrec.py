@@ -149,7 +149,7 @@ def test_no_prompt_of_training_names_an_item_that_came_later(data: Dataset) -> N
 
 @pytest.mark.parametrize("which", ["data", "labelled"])
 def test_the_loss_is_the_cross_entropy_of_yes_against_no(which: str, request: Any) -> None:
-    model = fresh(request.getfixturevalue(which), shots=0)
+    model = fresh(request.getfixturevalue(which), shots=0, prompt="yes-no")
     model.module.eval()
     batch = next(iter(model.batches(1, 6)))
     total = 0.0
@@ -242,7 +242,7 @@ def test_every_way_trains_and_stores_what_it_learned_alone(labelled: Dataset, tu
             return float(model.batch_loss(batch) - model.tuning.penalty())
 
     untuned = build(plugin("models", "yes-no", model="tiny-random", candidates=5, history=2,
-                           dtype="float32"), data, Context(0))
+                           dtype="float32", prompt="likes-dislikes"), data, Context(0))
     users, start = torch.arange(4), loss()
     untuned.fit(plugin("defenses", "none"), lambda event: None)
     frozen = {n: p.clone() for n, p in model.module.named_parameters() if not p.requires_grad}

@@ -18,8 +18,10 @@ UNTAUGHT = ("tfidf", "text-cosine", "random")
 class Tallrec(PromptedModel, Tuned):
     """TALLRec (Bao et al., RecSys 2023): `yes-no`, tuned on instructions made of train rows.
 
-    An example is a row with the liked items that its user took before it; the answer is yes
-    where the row is liked and no where it is disliked. Data without disliked rows gives
+    An example is a row with the latest `history` liked items that its user took before it and,
+    where the data has rows labelled as disliked (`threshold`), as many disliked ones; the answer
+    is yes where the row is liked and no where it is disliked. `prompt: yes-no` lists likes alone.
+    Data without disliked rows gives
     `negatives` items per row that the user did not take. Loss: cross-entropy of yes against no,
     −log σ(±margin), the margin being what `yes-no` scores by; the paper's code takes a second
     softmax of it, which halves its range. Unlike the paper, which fine-tunes Alpaca first, this
@@ -30,6 +32,7 @@ class Tallrec(PromptedModel, Tuned):
     """
 
     name = "tallrec"
+    own_prompt: ClassVar[str] = "likes-dislikes"
     shots: int = param(0, "train rows that are learned from (the paper: 16, 64, 256), drawn by "
                        "seed, each of another user as long as there are more; 0: all", low=0)
     negatives: int = param(1, "items sampled per row as disliked, where the data has no disliked "

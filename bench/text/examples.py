@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -12,14 +14,19 @@ from bench.context import Context
 from bench.data import Dataset, Interactions, Ints
 from bench.sampling import Rows, hash_rows, in_order
 
+Marks = npt.NDArray[np.bool_]
+Known = tuple[Ints, Ints, Ints]
+"""Items in order of user and time, and of each row the first and the end of its own."""
+
 
 class Examples:
     """Batches of (history, candidate, liked or not), made of rows and of what came before them.
 
     A row of the train split is asked with the liked items that its user took before it, never
-    with later ones; rows with nothing before them are left out. Where the data has disliked
-    rows, they are the examples with label 0; elsewhere items are sampled that the user did not
-    take, anew in each epoch, by hash of the row.
+    with later ones; rows with nothing liked before them are left out. What the user disliked
+    before it stands beside them as columns of its own, where the data has labels. Where the data
+    has disliked rows, they are the examples with label 0; elsewhere items are sampled that the
+    user did not take, anew in each epoch, by hash of the row.
 
     Args:
         length: most items of a history, the latest ones. negatives: sampled per liked row.
@@ -41,7 +48,7 @@ class Examples:
 
     def of(self, source: str) -> dict[str, Tensor]:
         """All rows of "train" or "test" as columns: users, items, labels, histories (N, length)
-        padded with −1, lengths."""
+        padded with −1, lengths; with labels also disliked and disliked_lengths, alike."""
         if source not in self._made:
             self._made[source] = self._shot(self._train()) if source == "train" else self._test()
         return self._made[source]
@@ -52,28 +59,49 @@ class Examples:
         numbered = Interactions(rows.users, np.arange(len(rows)), times=rows.times)
         users, order, starts = in_order(numbered, self.data.n_users)  # order: places in train
         items, liked = rows.items[order], labels[order] == 1
-        before = np.concatenate([[0], np.cumsum(liked)])  # liked rows before each place
-        first, last = before[starts[users]], before[:-1]
-        return self._columns(users, items, liked, items[liked], first, last)
+        known = {"": self._before(items, liked, users, starts)}
+        if rows.labels is not None:
+            known["disliked"] = self._before(items, ~liked, users, starts)
+        return self._columns(users, items, liked, known)
+
+    @staticmethod
+    def _before(items: Ints, kept: Marks, users: Ints, starts: Ints) -> Known:
+        """Of rows in order: the items kept, and where in them those before each row lie."""
+        before = np.concatenate([[0], np.cumsum(kept)])  # kept rows before each place
+        return items[kept], before[starts[users]], before[:-1]
 
     def _test(self) -> dict[str, Tensor]:
         """The positives of the test split, for attacks that may see them."""
-        rows = self.data.truth("test")
-        _, known, starts = in_order(self.data.known("test").positives(), self.data.n_users)
-        return self._columns(rows.users, rows.items, np.ones(len(rows), bool), known,
-                             starts[rows.users], starts[rows.users + 1])
+        rows, past = self.data.truth("test"), self.data.known("test")
+        parts = {"": past.positives()}
+        if past.labels is not None:
+            parts["disliked"] = past[past.labels == 0]
+        known = {}
+        for name, part in parts.items():
+            _, items, starts = in_order(part, self.data.n_users)
+            known[name] = items, starts[rows.users], starts[rows.users + 1]
+        return self._columns(rows.users, rows.items, np.ones(len(rows), bool), known)
 
-    def _columns(self, users: Ints, items: Ints, liked: np.ndarray[tuple[int], np.dtype[np.bool_]],
-                 known: Ints, first: Ints, last: Ints) -> dict[str, Tensor]:
-        """Columns of the rows; the history of a row are places first..last−1 of `known`."""
+    def _columns(self, users: Ints, items: Ints, liked: Marks, known: dict[str, Known]
+                 ) -> dict[str, Tensor]:
+        """Columns of the rows that have a history; "" is the one of liked items."""
+        columns: dict[str, Any] = {"users": users, "items": items,
+                                   "labels": liked.astype(np.float32)}
+        columns["histories"], columns["lengths"] = self._latest(*known[""])
+        if "disliked" in known:
+            columns["disliked"], columns["disliked_lengths"] = self._latest(*known["disliked"])
+        _, first, last = known[""]
+        return {k: torch.as_tensor(v[last > first], device=self.ctx.device)
+                for k, v in columns.items()}
+
+    def _latest(self, known: Ints, first: Ints, last: Ints) -> tuple[Ints, Ints]:
+        """The latest of places first..last−1 of `known`, (N, length) padded with −1, and how many
+        they are, (N,)."""
         length = np.minimum(last - first, self.length)
         at = (last - length)[:, None] + np.arange(self.length)  # (N, length)
         inside = np.arange(self.length) < length[:, None]
         read = known[np.minimum(at, max(len(known) - 1, 0))] if len(known) else at
-        keep = last > first
-        columns = {"users": users, "items": items, "labels": liked.astype(np.float32),
-                   "histories": np.where(inside, read, -1), "lengths": length}
-        return {k: torch.as_tensor(v[keep], device=self.ctx.device) for k, v in columns.items()}
+        return np.where(inside, read, -1), length
 
     def _shot(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         if not self.shots or self.shots >= len(rows["users"]):

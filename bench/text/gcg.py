@@ -55,8 +55,8 @@ class Suffix:
         room = len(self._prompt(self.now)[0]) + 2 * tokens
         most = model.plugin.history
         self.target.prefixes = [
-            model.prefix(h[-most:] if most else h[:0], room=room)
-            for h in (model.history(u, "test") for u in users.tolist()) if item not in h]
+            model.opening(u, h[-most:] if most else h[:0], "test", room)
+            for u, h in ((u, model.history(u, "test")) for u in users.tolist()) if item not in h]
         self.read = 0
         self.margin = float(self.exact([self.now])[0])
         self.best = [self.margin]

@@ -47,7 +47,8 @@ class PromptedModel(LanguageModel):
 
     prompt: str = param("", "name of a prompt of the package, or the path of a .yaml file; empty: "
                         "the model's own")
-    history: int = param(10, "most items of a user's history in the prompt, the latest ones",
+    history: int = param(10, "most items of a user's history in the prompt, the latest ones; "
+                         "as many disliked ones, where the prompt lists them",
                          low=0)
     candidates: int = param(20, "items that are re-ranked for each user; 0: the whole catalogue",
                             low=0)
@@ -84,7 +85,8 @@ class PromptedModel(LanguageModel):
 
     @property
     def gives(self) -> frozenset[str]:
-        return frozenset({"text", "prompts", "histories"})
+        given = {"text", "prompts", "histories"}
+        return frozenset(given | {"dislikes"} if self.the_prompt().disliked else given)
 
     def contents(self) -> tuple[str, ...]:
         from bench.text.prompts import content

@@ -30,7 +30,8 @@ from bench.errors import InputError, nearest, one_line
 FOLDER = Path(__file__).parent / "prompts"
 KINDS = ("pointwise", "title", "listwise", "pairwise", "seq2seq")
 _SLOTS = {"item": {"text"}, "history": {"item"},
-          "prefix": {"about", "history", "last", "example", "attributes"},
+          "prefix": {"about", "history", "disliked", "last", "example", "attributes"},
+          "disliked": {"history"},
           "candidate": {"item", "items", "first", "second"}, "line": {"label", "item"}}
 
 
@@ -45,7 +46,9 @@ class Prompt:
         history: how one item of a history is set, with {item}.
         prefix: what stands before all candidates, with {history} and, if wanted, {about} (a
             statement about the user, nothing unless an audit makes one), {last} (the most recent
-            item), {example}, {attributes} (of the user).
+            item), {example}, {attributes} (of the user), {disliked}.
+        disliked: pointwise: what stands for {disliked}, with {history}, where the user disliked
+            something; nothing does where not.
         candidate: what follows for a candidate, with {item}; listwise with {items}; pairwise
             with {first} and {second}; seq2seq with {item} or {items}.
         line: where there are {items}: how one of them is set, with {label} and {item}.
@@ -60,6 +63,7 @@ class Prompt:
     item: str = "{text}"
     history: str = "- {item}\n"
     line: str = "{label}. {item}\n"
+    disliked: str = ""
     yes: tuple[str, ...] = ()
     no: tuple[str, ...] = ()
 
@@ -68,11 +72,13 @@ class Prompt:
         return self.item.replace("{text}", text)
 
     def before(self, history: Sequence[str], example: str = "", attributes: str = "",
-               about: str = "") -> str:
-        """The prefix for a history of item texts, oldest first."""
-        lines = "".join(self.history.replace("{item}", self.titled(t)) for t in history)
+               about: str = "", disliked: Sequence[str] = ()) -> str:
+        """The prefix for the texts of liked and of disliked items, oldest first."""
+        lines, others = ("".join(self.history.replace("{item}", self.titled(t)) for t in texts)
+                         for texts in (history, disliked))
         return _fill(self.prefix, history=lines or "(nothing yet)\n", example=example,
                      attributes=attributes, about=about,
+                     disliked=_fill(self.disliked, history=others) if others else "",
                      last=self.titled(history[-1]) if history else "(nothing yet)")
 
     def after(self, text: str) -> tuple[str, str, str]:
@@ -196,11 +202,20 @@ def _check(p: Prompt, path: str) -> None:
                              + "; a brace that is text is written twice: {{ or }}")
     needed = {"item": "{text}", "history": "{item}", "prefix": "{history}",
               "candidate": {"listwise": "{items}", "pairwise": "{first}"}.get(p.kind, "{item}")}
+    if p.disliked:
+        needed["disliked"] = "{history}"
     if p.kind == "seq2seq" and "{items}" in p.candidate:
         needed["candidate"] = "{items}"
     for key, slot in needed.items():
         if slot not in getattr(p, key):
             raise InputError(f"{key!r} does not say where {slot} goes", file=path, key=key)
+    if bool(p.disliked) != ("{disliked}" in p.prefix):
+        raise InputError("'disliked' and the place {disliked} in 'prefix' need each other",
+                         file=path, key="disliked", hint="see "
+                         "bench/text/prompts/likes-dislikes.yaml")
+    if p.disliked and p.kind != "pointwise":
+        raise InputError("only a pointwise prompt lists what was disliked", file=path,
+                         key="disliked")
     if p.kind == "pointwise" and not (p.yes and p.no):
         raise InputError("a pointwise prompt names the texts that count as yes and as no",
                          file=path, key="yes", hint='yes: [" Yes"]')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from bench.data import Dataset, Ints
 from bench.errors import InputError
 from bench.text.answers import completed, parse
+from bench.text.counting import Counting
 from bench.text.language import Language
 from bench.text.prompts import _fill
 from bench.text.remote import Endpoint, margin
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 _ENOUGH = 20  # answers after which a model that never says yes or no is given up
 
 
-class RemoteRecommender(PromptRecommender):
+class RemoteRecommender(Counting, PromptRecommender):
     """A prompt scorer whose language model is an `Endpoint`. Tokens are the server's own: a
     prompt that is too long is refused there."""
 
@@ -42,19 +44,16 @@ class RemoteRecommender(PromptRecommender):
     def load_language(self) -> Language:
         return Language(nn.Module(), None, "remote", self.plugin.model, 1 << 30)
 
-    def before(self, history: Ints, **slots: str) -> str:
+    def before(self, history: Ints, disliked: Sequence[int] | Ints = (), **slots: str) -> str:
         """The prefix of a user, as text, with what an audit states about the user."""
         if self._about:
             slots["about"] = self._about
-        return self.prompt.before([self.texts[i] for i in history.tolist()], **slots)
+        texts, against = ([self.texts[i] for i in items] for items in (history, disliked))
+        return self.prompt.before(texts, disliked=against, **slots)
 
     def take_facts(self) -> dict[str, int]:
-        """Calls, cache hits, retries and undecided answers since it was last asked."""
-        found, self.endpoint.counts = self.endpoint.counts, {}
-        return found
-
-    def count(self, what: str, n: int = 1) -> None:
-        self.endpoint.count(what, n)
+        """Calls, stored answers, retries and what became of answers since it was last asked."""
+        return {**self.endpoint.take_counts(), **self.take_counts()}
 
 
 class RemoteYesNoRecommender(RemoteRecommender):
@@ -67,13 +66,14 @@ class RemoteYesNoRecommender(RemoteRecommender):
         self._answered, self._decided = 0, 0
 
     def rate(self, user: int, history: Ints, candidates: Ints, split: str) -> Tensor:
-        prefix = self.before(history)
-        tops = self.endpoint.first_tokens(
-            [prefix + "".join(self.prompt.after(self.texts[i])) for i in candidates.tolist()])
+        prefix = self.before(history, self.disliked(user, split))
+        prompts = [prefix + "".join(self.prompt.after(self.texts[i])) for i in candidates.tolist()]
+        tops = self.endpoint.first_tokens(prompts)
         found = [margin(top, self.prompt.yes, self.prompt.no) for top in tops]
         self._answered += len(found)
         self._decided += sum(f is not None for f in found)
-        self.count("remote_undecided", sum(f is None for f in found))
+        for prompt, answer in zip(prompts, found, strict=True):
+            self.count(prompt, answers=1, answers_undecided=int(answer is None))
         if self._answered >= _ENOUGH and not self._decided:
             likely = sorted(tops[0], key=lambda t: -tops[0][t])[:5]
             raise RemoteError(
@@ -93,7 +93,10 @@ class RemoteTitleRecommender(RemoteRecommender):
         lead, _, _ = self.prompt.after("")
         stem = lead.rstrip(" ")  # a space before a title belongs to it
         texts = [lead[len(stem):] + self.texts[i] for i in candidates.tolist()]
-        found = torch.tensor(self.endpoint.log_likelihood(self.before(history) + stem, texts))
+        prefix = self.before(history) + stem
+        found = torch.tensor(self.endpoint.log_likelihood(prefix, texts))
+        for text in texts:
+            self.count((prefix, text), answers=1)
         if self.plugin.pmi:
             alone = self.endpoint.log_likelihood(self.before(history[:0]) + stem, texts)
             found = found - torch.tensor(alone)
@@ -112,15 +115,15 @@ class RemoteListwiseRecommender(RemoteRecommender):
                          for b in range(self.plugin.bootstraps)] for what in ("shown", "missing"))
         texts = [[self.texts[i] for i in candidates[order].tolist()] for order in orders]
         prefix = self.prefix_text(history)
-        answers = self.endpoint.write([prefix + self._question(t, labels) for t in texts],
-                                      self.plugin.tokens)
+        prompts = [prefix + self._question(t, labels) for t in texts]
+        answers = self.endpoint.write(prompts, self.plugin.tokens)
         scores = np.zeros(size)
-        for order, shown, answer, missing in zip(orders, texts, answers, rest, strict=True):
+        for order, shown, prompt, answer, missing in zip(orders, texts, prompts, answers, rest,
+                                                         strict=True):
             read = parse(answer, labels, shown)
-            self.count("answers")
-            self.count("answers that name no candidate", int(not read))
-            self.count("answers that miss candidates", int(len(read) < size))
-            self.count("candidates appended at random", size - len(read))
+            self.count(prompt, answers=1, answers_without_candidates=int(not read),
+                       answers_incomplete=int(len(read) < size),
+                       candidates_appended_at_random=size - len(read))
             best_first = completed(read, size, missing.tolist())
             scores[order[best_first]] += size - np.arange(size)
         return torch.from_numpy(scores).float()

@@ -14,6 +14,7 @@ from torch import Tensor
 from bench.data import Dataset, Ints
 from bench.errors import CannotActError, InputError
 from bench.models.base import Batch, Recommender, Table, TorchRecommender, build
+from bench.sampling import in_order
 from bench.text import likelihood
 from bench.text.chat import chat_of
 from bench.text.language import Language, load
@@ -68,7 +69,8 @@ class PromptRecommender(TextReader, TorchRecommender):
         self.chat = chat_of(self.language, hyper.chat)
         self.retriever: Recommender = build(hyper.retrieving(), data, ctx)
         self._kept: dict[Any, Any] = {}
-        self._taken: dict[str, list[Ints]] = {}
+        self._rejected: dict[str, list[Ints]] = {}
+        self._disliked: dict[str, list[Ints]] = {}
         self._offered: Ints = np.empty(0, np.int64)
         self._shuffle: int | None = None
         self._about = ""
@@ -170,12 +172,12 @@ class PromptRecommender(TextReader, TorchRecommender):
         """The candidates of a user: the retriever's best items among those that the user is not
         known to have, the lower index first among equals; offered items in place of the last.
 
-        Known is what the prompt may read of the user, and what evaluation leaves out of every
-        list: all rows before the split, liked or not.
+        Known are the history that is read, and what the user is known to dislike: together all
+        that evaluation leaves out of the list, unless the history was edited.
         """
         able = np.ones(self.data.n_items, bool)
         able[self.history(user, split)] = False
-        able[self.taken(user, split)] = False
+        able[self.rejected(user, split)] = False
         items = np.flatnonzero(able)
         size = self.plugin.candidates
         if not size or size >= len(items):
@@ -185,14 +187,15 @@ class PromptRecommender(TextReader, TorchRecommender):
         others = order[~np.isin(order, offered)][:size - len(offered)]
         return np.sort(np.concatenate([others, offered])).astype(np.int64)
 
-    def taken(self, user: int, split: str) -> Ints:
-        """Items of all rows of a user before the split, whatever their labels."""
-        if split not in self._taken:
+    def rejected(self, user: int, split: str) -> Ints:
+        """Items of all rows of a user before the split that do not count as liked."""
+        if split not in self._rejected:
             rows = self.data.known(split)
+            rows = rows[:0] if rows.labels is None else rows[rows.labels != 1]
             order = np.argsort(rows.users, kind="stable")
             ends = np.cumsum(np.bincount(rows.users, minlength=self.data.n_users))
-            self._taken[split] = np.split(rows.items[order], ends[:-1])
-        return self._taken[split][user]
+            self._rejected[split] = np.split(rows.items[order], ends[:-1])
+        return self._rejected[split][user]
 
     @contextlib.contextmanager
     def offering(self, items: Ints) -> Iterator[None]:
@@ -244,8 +247,22 @@ class PromptRecommender(TextReader, TorchRecommender):
 
     # -- prompts ---------------------------------------------------------------------------------
 
-    def prefix(self, history: Sequence[int] | Ints, room: int = 0, **slots: str) -> list[int]:
-        """Token ids of the prefix; the oldest items are left out where it would not fit.
+    def disliked(self, user: int, split: str) -> Ints:
+        """The latest disliked items of a user known before the split, oldest first, as many as
+        liked ones at most; none where the prompt does not list them."""
+        if not self.prompt.disliked or not self.plugin.history:
+            return np.empty(0, np.int64)
+        if split not in self._disliked:
+            rows = self.data.known(split)
+            rows = rows[:0] if rows.labels is None else rows[rows.labels == 0]
+            _, items, starts = in_order(rows, self.data.n_users)
+            self._disliked[split] = np.split(items, starts[1:-1])
+        return self._disliked[split][user][-self.plugin.history:]
+
+    def prefix(self, history: Sequence[int] | Ints, room: int = 0,
+               disliked: Sequence[int] | Ints = (), **slots: str) -> list[int]:
+        """Token ids of the prefix; where it would not fit, the longer list loses its oldest item,
+        the history if they are equally long, again and again.
 
         Args:
             room: tokens that what follows needs.
@@ -253,10 +270,10 @@ class PromptRecommender(TextReader, TorchRecommender):
         Raises:
             InputError: not even an empty history fits.
         """
-        texts = [self.texts[i] for i in history]
+        texts, against = ([self.texts[i] for i in items] for items in (history, disliked))
         slots.setdefault("about", self._about)
         while True:
-            before = self.prompt.before(texts, **slots)
+            before = self.prompt.before(texts, disliked=against, **slots)
             if self.chat is not None:
                 before = self.chat.head + (self.closed(before.rstrip())
                                            if self.answers_candidate else before)
@@ -264,11 +281,14 @@ class PromptRecommender(TextReader, TorchRecommender):
             ids = self.language.begin + ids if self.chat is None else ids
             if len(ids) + room + 2 <= self.language.limit:
                 return ids
-            if not texts:
+            if not texts and not against:
                 raise InputError(f"{self.language.name} reads {self.language.limit} tokens, the "
                                  f"prompt has {len(ids) + room + 2} without any history",
                                  key="prompt", hint="take a shorter prompt or another model")
-            texts = texts[1:]
+            if len(against) > len(texts):
+                against = against[1:]
+            else:
+                texts = texts[1:]
 
     def closed(self, text: str) -> str:
         """The end of a prompt, with what ends the user's turn in a chat template."""
@@ -305,9 +325,14 @@ class PointwiseRecommender(PromptRecommender):
 
     def rate(self, user: int, history: Ints, candidates: Ints, split: str) -> Tensor:
         suffixes = [self.suffix(int(i)) for i in candidates]
-        prefix = self.prefix(history, room=max(map(len, suffixes)))
+        prefix = self.opening(user, history, split, max(map(len, suffixes)))
         return self.kept(prefix, suffixes, lambda p, s: likelihood.yes_no(
             self.language, p, s, self.yes, self.no, self.plugin.prompts_at_once))
+
+    def opening(self, user: int, history: Ints, split: str, room: int = 0) -> list[int]:
+        """Token ids of the prefix of this user with this history, and with what the user is
+        known to dislike; `room` as in `prefix`."""
+        return self.prefix(history, room=room, disliked=self.disliked(user, split))
 
     def suffix(self, item: int) -> list[int]:
         """Token ids of what follows the prefix for this candidate."""

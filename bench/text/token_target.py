@@ -67,9 +67,10 @@ class Target:
     def __init__(self, model: PointwiseRecommender, item: int, users: Ints) -> None:
         self.model, self.span, self.queries = model, span(model, item), 0
         most = model.plugin.history
-        histories = [model.history(u, "test") for u in users.tolist()]
-        self.prefixes = [model.prefix(h[-most:] if most else h[:0], room=len(self.span.suffix))
-                         for h in histories if item not in h]
+        histories = [(u, model.history(u, "test")) for u in users.tolist()]
+        self.prefixes = [model.opening(u, h[-most:] if most else h[:0], "test",
+                                       len(self.span.suffix))
+                         for u, h in histories if item not in h]
         self.still = torch.zeros(len(self.span.places), language_width(model),
                                  device=model.language.device)
 
@@ -122,7 +123,7 @@ def moving(model: PointwiseRecommender, moves: Mapping[int, tuple[Span, Tensor]]
         if not asked:
             return found
         items = candidates.tolist()
-        prefix = model.prefix(history, room=max(len(model.suffix(i)) for i in items))
+        prefix = model.opening(user, history, split, max(len(model.suffix(i)) for i in items))
         for n in asked:
             if tuple(model.suffix(items[n])) != moves[items[n]][0].suffix:
                 raise CannotActError(

@@ -57,11 +57,14 @@ class TallrecRecommender(PointwiseRecommender):
         return self.token_loss(self.outputs(tokens), tokens) + self.penalty()
 
     def tokens(self, batch: Batch) -> TokenBatch:
-        columns = (batch["histories"], batch["lengths"], batch["items"])
+        columns = [batch["histories"], batch["lengths"], batch["items"]]
+        lists = bool(self.prompt.disliked) and "disliked" in batch
+        columns += [batch["disliked"], batch["disliked_lengths"]] if lists else []
         rows, marks = [], []
-        for history, length, item in zip(*(c.tolist() for c in columns), strict=True):
+        for history, length, item, *more in zip(*(c.tolist() for c in columns), strict=True):
             suffix, mark = self.marked(item)
-            prefix = self.prefix(history[:length], room=len(suffix))
+            disliked = more[0][:more[1]] if more else []
+            prefix = self.prefix(history[:length], room=len(suffix), disliked=disliked)
             rows.append([*prefix, *suffix])
             marks.append([False] * len(prefix) + mark)
         ids, mask = self.language.batch(rows)
