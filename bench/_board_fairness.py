@@ -4,6 +4,7 @@ leading metric: one column per quantity that a grid asked for, without attack.""
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,8 @@ USERS = {
     "equalised-odds": "the larger of the gaps of tpr and fpr",
     "parity": "demographic parity: mean over items of the difference in the share of a group's "
               "lists that hold it",
-    "differential-fairness": "mean over items of the largest |ln ratio| of these shares, smoothed",
+    "differential-fairness": "mean over items shown to any of the largest |ln ratio| of these "
+                             "shares, smoothed",
     "ks": "mean over items of the largest difference between distributions of its percentile in "
           "users' rankings",
     "wasserstein": "mean over items of how far these distributions are apart, as a share of the "
@@ -53,7 +55,8 @@ ITEMS = {
     "aplt": "share of long-tail items in a list",
     "arp": "mean train count of the items in a list",
     "gini": "concentration of exposure, over all items or within a group of them (0: all alike)"}
-BY_GROUP = ("gini",)  # of these, the values of groups stand in the table as well
+BY_GROUP = ("gini",)  # of these, the values of groups stand in the table as well,
+MOST_GROUPS = 4  # if they are no more than these
 SEEDS = ("intervals are over seeds alone: what all lists have in common is no mean over users, and "
          "no bootstrap over users is taken")
 
@@ -79,19 +82,24 @@ def _table(b: Builder, dataset: str, known: Mapping[str, str], whose: str,
     keys = list(dict.fromkeys(key for values in found.values() for key in values))
     if not keys:
         return None
-    rows, notes = [], dict[str, int]()
+    digits = {key: _digits([v for values in found.values() for v in values.get(key, [])])
+              for key in keys}
+    rows, notes, absent = [], dict[str, int](), dict[str, None]()
     for row, values in found.items():
         clean = b.board.clean(row)
         assert clean is not None
+        absent |= {f"no {metric}: {reason}": None for metric, reason in
+                   (clean.first.facts.get("undefined") or {}).items()
+                   if _base(metric) in known and _base(metric) not in {_base(m) for m, _ in keys}}
         flags = b.codes(row, None, ("small-groups",)) if known is USERS else ()
-        rows.append([*b.names(row), *(_view(clean, key, values.get(key, []), notes, flags)
-                                      for key in keys)])
+        rows.append([*b.names(row), *(_view(clean, key, values.get(key, []), notes, flags,
+                                              digits[key]) for key in keys)])
     words = {_base(metric): known[_base(metric)] for metric, _ in keys if _base(metric) in known}
     words |= {f"{leading}-{end}": text for end, text in DERIVED.items()
               if any(metric.startswith(f"{leading}-{end}:") for metric, _ in keys)}
     return Table(f"{b.short['dataset'][dataset]}: fairness between {whose}, without attack",
                  ["model", "defense", *map(_header, keys)], rows, kind=kind,
-                 notes=[*(f"{name}: {text}" for name, text in words.items()), SEEDS,
+                 notes=[*(f"{name}: {text}" for name, text in words.items()), SEEDS, *absent,
                         *(f"[{n}] {reason}" for reason, n in notes.items())])
 
 
@@ -112,10 +120,12 @@ def _values(b: Builder, clean: Entry, known: Mapping[str, str]) -> dict[Key, lis
     """The values of every quantity, one per seed."""
     made: dict[Key, list[float]] = {}
     for seed, cell in sorted(clean.ok.items()):
+        several = Counter((metric, group.split("=")[0]) for metric, group in cell.values)
         for (metric, group), value in cell.values.items():
             base = _base(metric)
             whole = group == "all" and (known is ITEMS or ":" in metric)
-            part = group != "all" and known is ITEMS and base in BY_GROUP
+            part = group != "all" and known is ITEMS and base in BY_GROUP and \
+                several[metric, group.split("=")[0]] <= MOST_GROUPS
             if base in known and (whole or part):
                 made.setdefault((metric, group), []).append(value)
         if known is USERS:
@@ -139,14 +149,23 @@ def _derived(b: Builder, clean: Entry, seed: int) -> list[tuple[str, float]]:
 
 
 def _view(clean: Entry, key: Key, values: list[float], notes: dict[str, int],
-          flags: tuple[str, ...]) -> View:
-    """The mean over seeds; where there is none, a dash and the reason."""
+          flags: tuple[str, ...], digits: int) -> View:
+    """The mean over seeds; where there is none, a dash and the reason. No interval where all seeds
+    give the same: a model that draws nothing says nothing of how sure it is."""
     there = [v for v in values if math.isfinite(v)]
     if not there:
         said: Mapping[str, str] = clean.first.facts.get("undefined") or {}
         reason = said.get(key[0]) or said.get(key[0].split(":")[0], "")
         note = notes.setdefault(reason, len(notes) + 1) if reason else 0
         return View(NONE, full=reason or "not measured", note=note)
-    e = Estimate(float(np.mean(there)), *stats.seed_interval(there), len(there))
-    return View(number(e.mean), interval(e), half=half(e), sort=e.mean, flags=flags,
+    ends = stats.seed_interval(there) if max(there) > min(there) else (math.nan, math.nan)
+    e = Estimate(float(np.mean(there)), *ends, len(there))
+    return View(number(e.mean, digits), interval(e, digits), half=half(e) if digits == 4 else "",
+                sort=e.mean, flags=flags,
                 full=f"{len(there)} seeds" if len(there) > 1 else "one seed")
+
+
+def _digits(values: list[float]) -> int:
+    """Decimals that a column needs: parity and fpr are of the size of K / m."""
+    there = [abs(v) for v in values if math.isfinite(v) and v]
+    return 6 if there and max(there) < 0.01 else 4

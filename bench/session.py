@@ -160,6 +160,12 @@ def unmeasured(plan: Plan) -> list[str]:
             notes.append(f"{', '.join(kinds['point'])}: {label} has no labelled test pairs, so "
                          "they stay empty there")
     pushes = any(cell.attack.threat_model().goal in ("push", "nuke") for cell in plan.cells)
+    for whose, groups, those in (("users", plan.grid.groups.users, ("parity", "odds")),
+                                 ("items", plan.grid.groups.items, ("due",))):
+        compare = [text for kind in those for text in kinds.get(kind, ())]
+        if compare and not groups:
+            notes.append(f"{', '.join(compare)}: no groups of {whose} are asked for; name "
+                         f"attributes in groups: {{{whose}: [...]}}")
     if "target" in kinds and not pushes and plan.grid.metrics != METRICS:
         notes.append(f"{', '.join(kinds['target'])}: no attack of this grid has targets")
     return notes

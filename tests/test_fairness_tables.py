@@ -96,11 +96,34 @@ def test_three_groups_show_how_they_lie(tmp_path: Path) -> None:
 
 
 def test_what_is_undefined_says_why(tmp_path: Path) -> None:
-    found = tables(made(tmp_path, undefined={"exposure-dp@10:popularity": "too few items"}))
+    found = tables(made(tmp_path, undefined={"exposure-dp@10:popularity": "too few items",
+                                             "value-unfairness": "the scores are no ratings"}))
+    assert "no value-unfairness: the scores are no ratings" in found["fairness-users"].notes
     table = found["fairness-items"]
     assert table.rows[0][2].text == "–"
     assert table.rows[0][2].note == 1
     assert "[1] too few items" in table.notes
+
+
+def test_many_groups_of_items_are_left_to_the_long_table(tmp_path: Path) -> None:
+    run = SyntheticRun(tmp_path, seeds=(0,))
+    run.add(spec("BPR"), NONE, NONE)
+    values = [["gini@10", "all", 0.9], *([f"gini@{k}", f"{name}={n}", 0.5] for k, name, many in (
+        (10, "genre", 5), (10, "decade", 4)) for n in range(many))]
+    headers = tables(changed(run, {0: values}))["fairness-items"].headers
+    assert [h for h in headers if "genre" in h] == []
+    assert len([h for h in headers if "decade" in h]) == 4
+
+
+def test_a_model_that_draws_nothing_has_no_interval_and_small_numbers_their_digits(
+        tmp_path: Path) -> None:
+    run = SyntheticRun(tmp_path)
+    run.add(spec("BPR"), NONE, NONE)
+    path = changed(run, {seed: [["parity@10:gender", "all", 0.00123],
+                                ["ks:gender", "all", 0.1 + 0.1 * seed]] for seed in range(3)})
+    still, moving = tables(path)["fairness-users"].rows[0][2:]
+    assert (still.text, still.interval, still.half) == ("0.001230", "", "")
+    assert moving.interval
 
 
 def test_no_table_where_nothing_was_asked_for(tmp_path: Path) -> None:

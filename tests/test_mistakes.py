@@ -168,6 +168,13 @@ def test_metrics_that_cannot_be_measured_are_told_beforehand() -> None:
     assert any("target-hr@5" in n and "no attack" in n for n in notes)
     _write(metrics="[ndcg@5, target-hr@5]")
     assert not [n for n in Session.open("grid.yaml").lines() if "no attack of" in n]
+    metrics = "[ndcg@5, parity@5, ks, equalised-odds@5, exposure-dp@5]"
+    _write(metrics=metrics)
+    notes = [n for n in Session.open("grid.yaml").lines() if "no groups of" in n]
+    assert ["parity@5, ks, equalised-odds@5: no groups of users" in notes[0],
+            "exposure-dp@5: no groups of items" in notes[1]] == [True, True]
+    _write(metrics=metrics, groups="{users: [activity], items: [popularity]}")
+    assert not [n for n in Session.open("grid.yaml").lines() if "no groups of" in n]
 
 
 # -- files of a run ----------------------------------------------------------------------------

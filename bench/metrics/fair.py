@@ -78,20 +78,22 @@ def differential(lists: Floats, users: Floats) -> float:
 
     Foulds et al., "An Intersectional Definition of Fairness", ICDE 2020, on the items of lists as
     Islam et al., "Debiasing Career Recommendations with Neural Fair Collaborative Filtering", WWW
-    2021, and RecBole-FairRec have it (there of mean scores). An item that nobody is shown counts
-    with what the smoothing makes of the groups' sizes, ln((users of h + 1) / (users of g + 1)).
+    2021, and RecBole-FairRec have it (there of mean scores). Items that none of the groups is shown
+    are left out: the smoothing alone would make ln((users of h + 1) / (users of g + 1)) of each,
+    and most items are of that kind. NaN where no item is shown.
 
     Args: as of `parity`.
 
-    Two groups of 3 users, one item of two in 2 lists of one group and in none of the other, the
-    second alike: (ln(2.5 / 0.5) + 0) / 2.
+    Two groups of 3 users; of three items one is in 2 lists of one group and none of the other, one
+    in a list of each, one in none: (ln(7/3) − ln(1/3) + 0) / 2.
 
-    >>> round(differential(np.array([[2.0, 1.0], [0.0, 1.0]]), np.array([3.0, 3.0])), 6)
-    0.804719
+    >>> round(differential(np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 0.0]]), np.array([3.0, 3.0])), 6)
+    0.972955
     """
-    if len(users) < 2:
+    shown = lists.sum(axis=0) > 0  # (m,)
+    if len(users) < 2 or not shown.any():
         return float("nan")
-    theta = np.log((lists + 1 / lists.shape[1]) / (users[:, None] + 1))  # (G, m)
+    theta = np.log((lists[:, shown] + 1 / lists.shape[1]) / (users[:, None] + 1))  # (G, shown)
     return float((theta.max(axis=0) - theta.min(axis=0)).mean())
 
 
