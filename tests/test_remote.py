@@ -367,7 +367,8 @@ def test_scores_are_the_margins_of_the_candidates(server: StandIn, data: Dataset
         slow[item] = math.log(yes) - item * 1e-6 - math.log(1 - yes)
     assert scores[best].tolist() == pytest.approx([slow[i] - min(slow.values()) for i in best],
                                                   abs=1e-5)
-    assert made.take_facts() == {"remote_calls": 5, "remote_cache_hits": 0, "remote_undecided": 0}
+    assert made.take_facts() == {"remote_calls": 5, "remote_cache_hits": 0, "answers": 5,
+                                 "answers_undecided": 0}
     made.scores(torch.tensor([0]))
     assert made.take_facts()["remote_cache_hits"] == 5
     texts = [f"{t} now genre9" if i == best[0] else t for i, t in enumerate(made.texts)]
@@ -387,7 +388,7 @@ def test_a_model_that_says_neither_is_given_up(server: StandIn, data: Dataset) -
     server.reply = lambda path, body: chat({"<think>": -0.1, "Well": -2.0})
     made = fitted(RemoteYesNo(endpoint=server.url, model="m", candidates=12), data)
     first = made.scores(torch.tensor([0]))[0]
-    assert made.take_facts()["remote_undecided"] == 12
+    assert made.take_facts()["answers_undecided"] == 12
     assert len(first.topk(12).values.unique()) == 1
     with pytest.raises(RemoteError, match=r"none of its first 24 answers.*<think>"):
         made.scores(torch.tensor([1]))
@@ -467,12 +468,44 @@ def test_a_written_order_is_read(server: StandIn, data: Dataset) -> None:
     assert counts == sorted(counts, reverse=True)
     assert counts[0] > counts[-1]
     facts = made.take_facts()
-    assert (facts["answers"], facts["candidates appended at random"]) == (2, 0)
+    assert (facts["answers"], facts["candidates_appended_at_random"]) == (2, 0)
     server.reply = lambda path, body: (200, {"choices": [{"message": {"content": "2"}}]})
     made.scores(torch.tensor([1]))
     facts = made.take_facts()
-    assert facts["answers that miss candidates"] == 2
-    assert facts["candidates appended at random"] == 14
+    assert facts["answers_incomplete"] == 2
+    assert facts["candidates_appended_at_random"] == 14
+
+
+@pytest.mark.parametrize("name", ["listwise", "yes-no", "title-likelihood"])
+def test_an_evaluation_counts_each_question_once_and_as_local_models_do(
+        server: StandIn, data: Dataset, name: str) -> None:
+    """Evaluation scores its first users twice, to warm up."""
+    from bench.evaluate import evaluate
+
+    def echo(path: str, body: dict[str, Any]) -> Answer:
+        return 200, {"choices": [{"text": "", "logprobs": {
+            "text_offset": [0, 1], "token_logprobs": [None, -1.0]}}]}
+
+    some, more = data.replace(asked=np.arange(6)), {"candidates": 4, "history": 3, "model": "m"}
+    if name == "listwise":
+        server.reply, more = written_order, more | {"bootstraps": 2}
+    if name == "title-likelihood":
+        server.reply, more = echo, more | {"api": "completions"}
+    remote = fitted(Registry().make("models", {"name": f"remote-{name}", "params": {
+        **more, "endpoint": server.url}}), some)
+    found = []
+    for _ in range(2):
+        evaluate(remote, some, ["ndcg@10"])
+        found.append(remote.take_facts())
+    asked = 6 * (2 if name == "listwise" else 4)
+    assert found[0]["remote_calls"] == asked
+    assert [f["answers"] for f in found] == [asked, asked]
+    assert [f["remote_cache_hits"] for f in found] == [0, asked]
+    if name == "listwise":
+        local = fitted(Registry().make("models", {"name": "listwise", "params": {
+            "candidates": 4, "model": "tiny-random", "read": "generate", "tokens": 2}}), some)
+        evaluate(local, some, ["ndcg@10"])
+        assert set(local.take_facts()) == set(found[0]) - {"remote_calls", "remote_cache_hits"}
 
 
 def test_what_is_missing_is_said_before_anything_runs(data: Dataset) -> None:

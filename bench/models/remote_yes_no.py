@@ -17,7 +17,7 @@ class RemoteYesNo(Remote):
 
     The question of `yes-no` (TALLRec, Bao et al., RecSys 2023, without its tuning), sent over
     HTTP. A side that is not among the `top` tokens gets the least log-probability given; where
-    neither is, the score is 0 and counted (remote_undecided). Answers are stored by endpoint,
+    neither is, the score is 0 and counted (answers_undecided). Answers are stored by endpoint,
     model, revision, parameters and prompt in $BENCH_ANSWERS, or answers.sqlite in the cache
     folder, and asked for once; remote_calls and remote_cache_hits count. `revision` is told to
     nobody: change it when the model behind the name has changed. The texts of items and

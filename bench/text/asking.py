@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bench.data import Dataset
 from bench.errors import InputError
+from bench.text.counting import Counting
 from bench.text.language import Language
 from bench.text.likelihood import Prefix, answer_tokens, chunks, first_logits
 from bench.text.scorer import PromptRecommender
@@ -162,29 +163,17 @@ class _Written:
                 for row, found in zip(self.rows, ends, strict=True)]
 
 
-class AskingRecommender(PromptRecommender):
+class AskingRecommender(Counting, PromptRecommender):
     """A prompt scorer that asks through an `Asker` and counts what happened."""
 
     def __init__(self, hyper: PromptedModel, data: Dataset, ctx: Context) -> None:
         super().__init__(hyper, data, ctx)
         self.asker = Asker(self.language, hyper.prompts_at_once)
-        self.counts: dict[str, int] = {}
-        self._counted: set[int] = set()
 
     def relearned(self) -> None:
         super().relearned()
         self.asker.forget()
 
-    def count(self, question: object, **what: int) -> None:
-        """Count these for a question, once however often its answer is used: an evaluation asks
-        for some scores twice."""
-        if hash(question) not in self._counted:
-            self._counted.add(hash(question))
-            for name, n in what.items():
-                self.counts[name] = self.counts.get(name, 0) + n
-
     def take_facts(self) -> dict[str, int]:
         """What was counted since it was last asked; counting starts over."""
-        found, self.counts = self.counts, {}
-        self._counted.clear()
-        return found
+        return self.take_counts()

@@ -124,7 +124,12 @@ class Endpoint(Transport):
         keys = [self._key(b) for b in bodies]
         store = Answers(answers_file())
         found = store.get(list(dict.fromkeys(keys)))
-        self.count("remote_cache_hits", sum(k in found for k in keys))
+        with self._counting:
+            before = set(self.asked)
+            self.asked.update(keys)
+        # an answer that came in this very count is none of an earlier run's
+        self.count("remote_cache_hits", sum(k in found and k not in before
+                                            for k in dict.fromkeys(keys)))
         new = {k: b for k, b in zip(keys, bodies, strict=True) if k not in found}
         if new:
             self.stopped.clear()

@@ -83,7 +83,8 @@ class Transport:
             and stands in no file and no message.
         timeout: seconds without an answer. retries: further tries after 408, 429, 5xx and broken
             connections, `backoff` seconds apart, doubled each time; `sleep` waits.
-        counts: "remote_calls", "remote_cache_hits", "remote_retries".
+        counts: "remote_calls", "remote_cache_hits" (answers that were stored before, each once),
+            "remote_retries". asked: questions since counting began.
     """
 
     url: str
@@ -93,6 +94,7 @@ class Transport:
     backoff: float = 1.0
     sleep: Callable[[float], None] = time.sleep
     counts: dict[str, int] = field(default_factory=dict)
+    asked: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.url = check_url(self.url)
@@ -105,6 +107,12 @@ class Transport:
     def count(self, what: str, n: int = 1) -> None:
         with self._counting:
             self.counts[what] = self.counts.get(what, 0) + n
+
+    def take_counts(self) -> dict[str, int]:
+        """What was counted since it was last asked; counting starts over."""
+        with self._counting:
+            found, self.counts, self.asked = self.counts, {}, set()
+        return found
 
     def _secret(self) -> str:
         if not self.key_from:
