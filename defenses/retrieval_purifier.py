@@ -25,10 +25,11 @@ class RetrievalPurifier(Defense):
     from co-occurrence, cleansed by deletion. The paper's graph may come from other data, it also
     knows replacement instead of deletion, and predicts by an ensemble; these are not here.
 
-    It purifies what is read of a user at test time, not the training, and no item texts. share 0:
-    nothing happens. Cost: one product of the interactions with themselves, items × items where it
-    is not sparse. Adaptive attack: substitution by items that co-occur with the history, and all
-    attacks on histories that ask the served model.
+    It purifies what is read of a user at test time, not the training, and no item texts. What a
+    re-ranker of candidates no longer reads may come back as a candidate. share 0: nothing
+    happens. Cost: one product of the interactions with themselves, items × items where it is not
+    sparse. Adaptive attack: substitution by items that co-occur with the history, and all attacks
+    on histories that ask the served model.
 
     Example: defenses: [{retrieval-purifier: {quantile: 0.05, share: 0.3}}]
     """
