@@ -150,9 +150,9 @@ def test_where_a_batch_touches_everything_touched_is_all() -> None:
 
 
 def test_passes_of_few_texts_give_the_slopes_of_one() -> None:
-    found = []
+    found, texts = [], [f"{t}{' and more' * (n % 5)}" for n, t in enumerate(data().item_text or ())]
     for at_once in (256, 5):
-        model = stirred(make(TextSASRec, encode_at_once=at_once))
+        model = stirred(make(TextSASRec, data().replace(item_text=texts), encode_at_once=at_once))
         model.module.train()
         found.append(torch.autograd.grad(model.batch_loss(one_batch(model, 8)),
                                          list(model.trained().values())))

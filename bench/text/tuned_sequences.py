@@ -78,9 +78,11 @@ class TunedSequenceRecommender(SequenceRecommender):
             return self._pass(rows)
         from torch.utils.checkpoint import checkpoint
 
-        found: list[Tensor] = [checkpoint(self._pass, rows[n:n + size], use_reentrant=False)
-                               for n in range(0, len(rows), size)]
-        return torch.cat(found)
+        order = sorted(range(len(rows)), key=lambda n: len(rows[n]))  # little is padding then
+        found: list[Tensor] = [checkpoint(self._pass, [rows[n] for n in order[at:at + size]],
+                                          use_reentrant=False)
+                               for at in range(0, len(rows), size)]
+        return torch.cat(found)[torch.tensor(order, device=self._table.device).argsort()]
 
     def _pass(self, rows: Sequence[Sequence[int]]) -> Tensor:
         ids, mask = self.encoder.language.batch(rows)
