@@ -95,6 +95,10 @@ class Dataset:
         n_fake: how many injected users stand at the end of user_ids.
         rating_scale: (lowest, highest) possible rating where explicit.
         threshold: rating from which a row counts as liked; None: every row does.
+        context: rows that are known of their users when lists are made, and that nothing is
+            learned from, before valid and test; None: none. See `bench.shots`.
+        shots: (examples, 2) user and item of the train rows that models which learn row by row
+            learn from, the other train rows being what came before them; None: all.
         asked: users whose lists are asked for and who alone are evaluated, sorted; None: all.
             A model's own data has None: everybody validates.
         notes: counted facts about loading (duplicates dropped, users without test items, …).
@@ -114,6 +118,8 @@ class Dataset:
     n_fake: int = 0
     rating_scale: tuple[float, float] | None = None
     threshold: float | None = None
+    context: Interactions | None = None
+    shots: Ints | None = None
     asked: Ints | None = None
     notes: Mapping[str, int] = field(default_factory=dict)
 
@@ -156,10 +162,11 @@ class Dataset:
         return np.bincount(self.train.users, minlength=self.n_users)[: self.n_genuine]
 
     def known(self, split: str) -> Interactions:
-        """What is known before `split` ("valid": train; "test": train and valid)."""
+        """What is known before `split` ("valid": train and context; "test": valid too)."""
         if split not in ("valid", "test"):
             raise ValueError(f"split is 'valid' or 'test', not {split!r}")
-        return self.train if split == "valid" else self.train.plus(self.valid)
+        rows = self.train if self.context is None else self.train.plus(self.context)
+        return rows if split == "valid" else rows.plus(self.valid)
 
     def truth(self, split: str) -> Interactions:
         """The positives to be found in `split` ("valid" or "test") of the users asked."""
@@ -201,14 +208,15 @@ class Dataset:
                             n_fake=self.n_fake + n_fake)
 
     def without_users(self, flagged: npt.NDArray[np.bool_]) -> Dataset:
-        """Drop the train rows of flagged users (shape (n_users,)); the users themselves stay.
+        """Drop the train and context rows of flagged users (shape (n_users,)); the users stay.
 
         Nobody is renumbered: a genuine user flagged by mistake is still evaluated, as one whose
         history the model has not seen.
         """
         if flagged.shape != (self.n_users,):
             raise ValueError(f"one flag per user is needed: {(self.n_users,)}, got {flagged.shape}")
-        return self.replace(train=self.train[~flagged[self.train.users]])
+        context = None if self.context is None else self.context[~flagged[self.context.users]]
+        return self.replace(train=self.train[~flagged[self.train.users]], context=context)
 
 
 def check(data: Dataset) -> Dataset:

@@ -271,9 +271,11 @@ def outlying(values: Floats, deviations: float) -> Flags:
 
 
 def nameless(data: Dataset) -> Dataset:
-    """The data as a defender may look at it: train rows alone, and no sign of who is fake."""
+    """The data as a defender may look at it: train rows alone, and no sign of who is fake, such
+    as rows of few-shot data that are known of genuine users alone."""
     return data.replace(user_ids=tuple(map(str, range(data.n_users))), user_attributes={},
-                        n_fake=0, valid=data.valid[:0], test=data.test[:0])
+                        n_fake=0, context=None, shots=None, valid=data.valid[:0],
+                        test=data.test[:0])
 
 
 @functools.cache

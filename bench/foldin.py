@@ -46,6 +46,7 @@ def part(data: Dataset, users: Ints) -> Dataset:
         return dataclasses.replace(kept, users=number[kept.users])
 
     return data.replace(user_ids=tuple(data.user_ids[u] for u in users), train=of(data.train),
+                        context=None if data.context is None else of(data.context), shots=None,
                         valid=of(data.valid), test=data.test[:0], user_attributes={}, n_fake=0)
 
 

@@ -166,8 +166,9 @@ def matched_pairs(data: Dataset, count: int, ctx: Context
     """
     rows = data.train.positives()
     rows = rows[rows.users < data.n_genuine]
-    all_users = np.concatenate([p.users for p in (data.train, data.valid, data.test)])
-    all_items = np.concatenate([p.items for p in (data.train, data.valid, data.test)])
+    taken = data.known("test"), data.test
+    all_users = np.concatenate([p.users for p in taken])
+    all_items = np.concatenate([p.items for p in taken])
     order = np.argsort(all_users, kind="stable")
     starts = np.searchsorted(all_users[order], np.arange(data.n_users + 1))
     rng = ctx.stream("candidates")

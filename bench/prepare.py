@@ -1,6 +1,7 @@
 """From a log of outside ids to a split dataset: number, filter, split, count; in this order.
 
     rows read -> users with too many rows -> duplicate pairs -> threshold -> k-core -> split
+    -> shots
 
 All of it happens before any injection, and every row that goes is counted in `Dataset.notes`.
 """
@@ -18,6 +19,7 @@ from bench.data import Ints, check
 from bench.errors import InputError
 from bench.filtering import Mask
 from bench.logs import Log
+from bench.shots import few_shot
 from bench.splits import SPLITS, TEST, TRAIN, VALID, Parts, hold_out_newest, split_rows
 
 
@@ -44,6 +46,11 @@ class PreparedDataset(DatasetPlugin):
                                "nobody is", low=0)
     ask_users: int = param(0, "so many users, drawn by split_seed, are evaluated and no others; "
                            "all stay in train; 0: everybody is", low=0)
+    shots: int = param(0, "few-shot: examples that all models learn from (TALLRec: 16, 64, 256), "
+                       "drawn by split_seed; the other train rows are known when lists are made, "
+                       "and learned from by nobody; 0: all rows are learned from", low=0)
+    shot_history: int = param(10, "an example is a row and at most so many liked rows before it, "
+                              "and as many disliked ones", low=1)
     k_core: int = param(0, "users and items with fewer rows are dropped, again and again", low=0)
 
     def prepare(self, log: Log, rating_scale: tuple[float, float] | None = None,
@@ -77,9 +84,10 @@ class PreparedDataset(DatasetPlugin):
             train = sieve.parts == TRAIN
             sieve.parts[train] = hold_out_newest(sieve.rows[train], valid_rows, self.split_seed)
         sieve.drop_strangers()
-        return check(self._asking(sieve.dataset(self.name).replace(
+        made = sieve.dataset(self.name).replace(
             rating_scale=rating_scale if log.ratings is not None else None,
-            threshold=self.threshold)))
+            threshold=self.threshold)
+        return check(self._asking(few_shot(made, self.shots, self.shot_history, self.split_seed)))
 
     def _asking(self, data: Dataset) -> Dataset:
         """The data with `ask_users` of the users who have something to find in test."""

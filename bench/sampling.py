@@ -62,10 +62,10 @@ class Rows:
         if labelled:
             labels = np.ones(len(rows)) if rows.labels is None else rows.labels
             self.labels = torch.as_tensor(labels, dtype=torch.float32, device=ctx.device)  # (N,)
-        taken = data.train.positives()
+        taken = data.known("valid").positives()  # nobody is taught to dislike what is known
         if source != "train":
             taken = Interactions(*(np.concatenate([getattr(part, c) for part in (
-                data.train.positives(), data.valid.positives(), data.test.positives())])
+                taken, data.valid.positives(), data.test.positives())])
                 for c in ("users", "items")))
         keys = np.unique(taken.users * data.n_items + taken.items)
         self._taken = torch.as_tensor(keys, dtype=torch.long, device=ctx.device)
@@ -203,7 +203,7 @@ class Sequences:
         for split in ("valid", "test"):
             known = data.known(split).positives()
             self._rows[split] = self._ordered(known)
-        self.users, self.items, self.starts = self._rows["valid"]
+        self.users, self.items, self.starts = self._ordered(data.train.positives())
         self.seed = ctx.number("sampling")
         self._test_rows = data.truth("test")
 

@@ -28,7 +28,7 @@ class ML100K(PreparedDataset):
 
     Raises InputError where recbole is not installed.
 
-    Example: datasets: [ml-100k, {ml-100k: {split: leave-one-out, threshold: 4}}]
+    Example: datasets: [ml-100k, {ml-100k: {threshold: 4, shots: [16, 64, 256]}}]
     """
 
     name = "ml-100k"

@@ -13,6 +13,7 @@ from torch import Tensor
 from bench.context import Context
 from bench.data import Dataset, Interactions, Ints
 from bench.sampling import Rows, hash_rows, in_order
+from bench.shots import is_example
 
 Marks = npt.NDArray[np.bool_]
 Known = tuple[Ints, Ints, Ints]
@@ -26,7 +27,8 @@ class Examples:
     with later ones; rows with nothing liked before them are left out. What the user disliked
     before it stands beside them as columns of its own, where the data has labels. Where the data
     has disliked rows, they are the examples with label 0; elsewhere items are sampled that the
-    user did not take, anew in each epoch, by hash of the row.
+    user did not take, anew in each epoch, by hash of the row. Of few-shot data the rows drawn as
+    examples are asked alone, and the rows shown before them are their histories.
 
     Args:
         length: most items of a history, the latest ones. negatives: sampled per liked row.
@@ -62,7 +64,7 @@ class Examples:
         known = {"": self._before(items, liked, users, starts)}
         if rows.labels is not None:
             known["disliked"] = self._before(items, ~liked, users, starts)
-        return self._columns(users, items, liked, known)
+        return self._columns(users, items, liked, known, "train")
 
     @staticmethod
     def _before(items: Ints, kept: Marks, users: Ints, starts: Ints) -> Known:
@@ -80,10 +82,10 @@ class Examples:
         for name, part in parts.items():
             _, items, starts = in_order(part, self.data.n_users)
             known[name] = items, starts[rows.users], starts[rows.users + 1]
-        return self._columns(rows.users, rows.items, np.ones(len(rows), bool), known)
+        return self._columns(rows.users, rows.items, np.ones(len(rows), bool), known, "test")
 
-    def _columns(self, users: Ints, items: Ints, liked: Marks, known: dict[str, Known]
-                 ) -> dict[str, Tensor]:
+    def _columns(self, users: Ints, items: Ints, liked: Marks, known: dict[str, Known],
+                 source: str) -> dict[str, Tensor]:
         """Columns of the rows that have a history; "" is the one of liked items."""
         columns: dict[str, Any] = {"users": users, "items": items,
                                    "labels": liked.astype(np.float32)}
@@ -91,8 +93,10 @@ class Examples:
         if "disliked" in known:
             columns["disliked"], columns["disliked_lengths"] = self._latest(*known["disliked"])
         _, first, last = known[""]
-        return {k: torch.as_tensor(v[last > first], device=self.ctx.device)
-                for k, v in columns.items()}
+        keep = last > first
+        if source == "train":
+            keep &= is_example(self.data, users, items)
+        return {k: torch.as_tensor(v[keep], device=self.ctx.device) for k, v in columns.items()}
 
     def _latest(self, known: Ints, first: Ints, last: Ints) -> tuple[Ints, Ints]:
         """The latest of places first..last−1 of `known`, (N, length) padded with −1, and how many
