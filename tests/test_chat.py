@@ -89,6 +89,20 @@ def asked(made: Any) -> list[list[int]]:
     return seen
 
 
+def written(made: Any) -> list[list[int]]:
+    """Every whole prompt that the module is to answer in words for user 0."""
+    seen: list[list[int]] = []
+    own = made.asker.write
+
+    def write(prefix: Any, suffixes: Any, most: int) -> Any:
+        seen.extend([*prefix, *s] for s in suffixes)
+        return own(prefix, suffixes, most)
+
+    made.asker.write = write
+    made.scores(torch.arange(1))
+    return seen
+
+
 def content(made: Any, item: int, user: int = 0) -> str:
     """The plain prompt about an item, by hand."""
     texts = [made.texts[i] for i in made.history(user, "test")[-3:].tolist()]
@@ -162,8 +176,7 @@ def test_all_that_ask_end_with_the_assistant_s_turn(data: Dataset, chats: str, n
         for row, marks in zip(tokens.ids, tokens.text, strict=True):
             assert "turn" not in made.language.tokenizer.decode(row[marks].tolist())
     else:
-        prompts = asked(made) if more.get("read") != "generate" else [
-            [*made.before(made.history(0, "test"), np.arange(4)), *made.question([0, 1, 2, 3])]]
+        prompts = written(made) if more.get("read") == "generate" else asked(made)
     assert prompts
     for p in prompts:
         said = made.language.tokenizer.decode(p)
