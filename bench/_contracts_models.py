@@ -282,27 +282,47 @@ def gives_dislikes(lab: Lab) -> None:
 
 
 def gives_user_separable(lab: Lab) -> None:
-    """Promised: the gradient of two users together is a weighted sum of theirs alone.
+    """Promised: the gradient of two users together is a weighted sum of theirs alone, and stays
+    where it is when the rows of a third leave the data.
 
     The weights are left open: a mean over rows or positions divides by how many there are.
     """
+    from bench.models.base import TorchRecommender, build
+
     model = torch_model(lab, "user-separable")
-    batch = next(iter(model.batches(0, 4096)))
-    users = torch.unique(batch["users"])[:2]
-    weights = [p for p in model.module.parameters() if p.requires_grad]
-
-    def slope(chosen: torch.Tensor) -> torch.Tensor:
-        rows = torch.isin(batch["users"], chosen)
-        part = {k: v[rows] if v.ndim and len(v) == len(rows) else v for k, v in batch.items()}
-        with model.ctx.seeded("contract"), model.evaluating():
-            found = torch.autograd.grad(model.loss(part), weights, allow_unused=True)
-        return torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten()
-                          for p, g in zip(weights, found, strict=True)]).double()
-
-    apart = torch.stack([slope(users[:1]), slope(users[1:])], dim=1)  # (coordinates, 2)
-    together = slope(users)[:, None]
+    users = torch.unique(next(iter(model.batches(0, 4096)))["users"])
+    users, gone = users[:2], int(users[-1])
+    apart = torch.stack([_slope(model, users[:1]), _slope(model, users[1:])], dim=1)  # (P, 2)
+    together = _slope(model, users)[:, None]  # (P, 1), P coordinates of all parameters
     shares = torch.linalg.lstsq(apart, together).solution  # (2, 1)
     rest = float((together - apart @ shares).norm() / together.norm().clamp_min(1e-30))
     require(rest < 1e-3 and bool((shares > 0).all()),
             f"it promises user-separable, and {rest:.1%} of two users' gradient is not theirs",
             "take the promise out: private training would claim a bound that does not hold")
+
+    # what the model itself keeps of the data (counts, norms) tells of everybody, too
+    bare = build(lab.plugin(), model.data.without_users(np.arange(model.data.n_users) == gone),
+                 model.ctx)
+    assert isinstance(bare, TorchRecommender)
+    with torch.no_grad():
+        for mine, trained in zip(bare.module.parameters(), model.module.parameters(), strict=True):
+            mine.copy_(trained)
+    bare.forget()
+    moved = float((_slope(bare, users)[:, None] - together).norm()
+                  / together.norm().clamp_min(1e-30))
+    require(moved < 1e-4,
+            f"it promises user-separable, and two users' gradient moves by {moved:.1%} when the "
+            "rows of another user leave the data",
+            "keep what is counted over users' rows out of the loss; the number of users is public")
+
+
+def _slope(model: TorchRecommender, users: torch.Tensor) -> torch.Tensor:
+    """The gradient of the loss of these users' rows by all parameters, one after another: (P,)."""
+    batch = next(iter(model.batches(0, 4096)))
+    rows = torch.isin(batch["users"], users)
+    part = {k: v[rows] if v.ndim and len(v) == len(rows) else v for k, v in batch.items()}
+    weights = [p for p in model.module.parameters() if p.requires_grad]
+    with model.ctx.seeded("contract"), model.evaluating():
+        found = torch.autograd.grad(model.loss(part), weights, allow_unused=True)
+    return torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten()
+                      for p, g in zip(weights, found, strict=True)]).double()

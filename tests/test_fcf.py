@@ -96,6 +96,25 @@ def test_a_client_uploads_its_own_terms(data):
     assert made.own == {}
 
 
+def test_a_client_uploads_the_same_whoever_else_has_rows(data):
+    """To the bit: clipping an upload bounds what a user does only if others' do not move."""
+    fewer = data.without_users(np.isin(np.arange(30), [0, 4, 17]))
+    uploads = []
+    for on in (data, fewer):
+        model = started(on)
+        pool = dp.UserRows(model, 1)
+        batch, counts = pool.take(torch.tensor([11, 29]), 0, 9)
+        made = next(fed.vectorised(model, fed.Layout(model, pool), batch, counts, fed.Local()))
+        uploads.append(made.shared["items.weight"])
+    assert torch.equal(*uploads)
+    r = choices(fewer)
+    q = items_of(model)
+    expected = sum(-2 * terms(q, row) + 2 * HYPER["reg"] * q / 30 for row in r if row.any())
+    found = torch.autograd.grad(model.batch_loss(next(model.batches(1, 30))),
+                                model.module.items.weight)[0].double().numpy()
+    assert np.allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_all_clients_are_centralised_descent_on_the_same_sums(data, optimizer):
     """Solve all users, sum up, step; in numpy, with Adam as Kingma and Ba (2015) write it."""

@@ -43,7 +43,6 @@ class FcfRecommender(TorchRecommender):
         self.module = FcfModule(data.n_items, hyper).to(ctx.device)
         self.taken = self._flags(data.train.positives())
         self._wanted: Tensor | None = None
-        self.active = max(1, int(self.taken.any(dim=1).sum()))
         self._rows = Rows(data, ctx)
 
     def _flags(self, rows: Interactions) -> Tensor:
@@ -68,7 +67,8 @@ class FcfRecommender(TorchRecommender):
         p = self.solve(taken)  # (B, d)
         r = batch.get("wanted", taken).to(q.dtype)  # (B, m)
         errors = (1 + h.alpha * r) * (r - p @ q.T) ** 2  # (B, m)
-        shared = (q**2).sum() / self.active
+        # all users, a public number: how many have rows would let each tell of the others'
+        shared = (q**2).sum() / self.data.n_users
         loss: Tensor = errors.sum() + h.reg * ((p**2).sum() + len(p) * shared)
         return loss
 

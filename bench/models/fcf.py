@@ -19,7 +19,8 @@ class FCF(TrainedModel):
     (m, d), a user's best vector is p_u = (Qᵀ C_u Q + reg I)⁻¹ Qᵀ C_u r_u, which each client solves
     for itself; Q goes down ∂J/∂q_j = −2 Σ_u c_uj (r_uj − p_u·q_j) p_u + 2 reg q_j, to which each
     user adds its own term. The loss of a batch is its users' share of J at those p_u, which are
-    held fixed, so its gradient is exactly that sum; reg Σ‖q_j‖² is spread evenly over users.
+    held fixed, so its gradient is exactly that sum; reg Σ‖q_j‖² is spread evenly over all users,
+    whose number is public, and the shares of those without a train row are left out.
 
     With defense `federated` each client uploads its terms, and this is FCF: there the server steps
     with Adam, too. Without, it is the same descent in one place. No table holds user vectors:
