@@ -10,9 +10,13 @@ import functools
 import logging
 import math
 
+import numpy as np
+
 from bench.errors import InputError
 
 _CLOSE = 1e-3  # relative width to which the noise is found
+_WIDEST = 100.0  # step of a grid of privacy losses, whose exponential must exist
+_LARGEST = 1e6  # ε above which no such grid is computed
 
 
 @functools.lru_cache(maxsize=256)
@@ -21,14 +25,17 @@ def epsilon_of(sample_rate: float, noise_multiplier: float, steps: int, delta: f
     """ε at this δ after `steps` steps; infinite without noise, 0 without steps.
 
     "pld" composes privacy loss distributions (tight), "rdp" Rényi divergences (an upper bound,
-    faster). `once`: noise multiplier of one further Gaussian over all users, 0 for none.
+    faster; it also stands in where the bound is above 1e6). `once`: noise multiplier of one
+    further Gaussian over all users, 0 for none.
     """
     if not steps and not once:
         return 0.0
     if steps and not noise_multiplier:
         return math.inf
-    return _composed(sample_rate, noise_multiplier, steps, delta,
-                     None if accountant == "rdp" else 1e-4, once)
+    bound = _composed(sample_rate, noise_multiplier, steps, delta, None, once)
+    if accountant == "rdp":
+        return bound
+    return _refined(sample_rate, noise_multiplier, steps, delta, bound, once)
 
 
 def gaussian_epsilon(noise_multiplier: float, delta: float, times: int = 1) -> float:
@@ -45,7 +52,24 @@ def gaussian_noise(epsilon: float, delta: float, times: int = 1) -> float:
     """The noise multiplier with which `times` Gaussians spend exactly ε: the inverse."""
     import dp_accounting
 
-    return float(dp_accounting.get_sigma_gaussian(epsilon, delta)) * math.sqrt(times)
+    with np.errstate(divide="ignore"):  # a logarithm of 0 that is meant, where ε is huge
+        return float(dp_accounting.get_sigma_gaussian(epsilon, delta)) * math.sqrt(times)
+
+
+def _refined(sample_rate: float, noise_multiplier: float, steps: int, delta: float,
+             about: float, once: float) -> float:
+    """ε by privacy loss distributions, on grids ten times finer each, from a thousandth of
+    `about` on, until ε falls by less than a fifth. Every grid gives an upper bound, whose excess
+    shrinks with the square of the width: what is left is a hundredth of the last fall."""
+    if not 0 < about <= _LARGEST:
+        return about
+    found = math.inf
+    for finer in (1e3, 1e4, 1e5):
+        before, grid = found, min(about / finer, _WIDEST)
+        found = min(before, _composed(sample_rate, noise_multiplier, steps, delta, grid, once))
+        if before - found <= 0.2 * found:
+            break
+    return found
 
 
 def _composed(sample_rate: float, noise_multiplier: float, steps: int, delta: float,
@@ -74,10 +98,8 @@ def _composed(sample_rate: float, noise_multiplier: float, steps: int, delta: fl
 @functools.lru_cache(maxsize=256)
 def noise_for(epsilon: float, sample_rate: float, steps: int, delta: float,
               accountant: str = "pld", once: float = 0.0) -> float:
-    """A noise multiplier that spends at most ε, within about 0.5 % of the smallest such.
-
-    The search uses a coarser grid of privacy losses than `epsilon_of`: that only loosens the
-    bound, and is ten times faster. `once` is as there.
+    """A noise multiplier that spends at most ε by `epsilon_of`, within about 0.5 % of the
+    smallest such (ε up to 1,000; beyond, more noise than that). `once` is as there.
 
     Raises:
         InputError: that one Gaussian alone spends ε.
@@ -89,21 +111,28 @@ def noise_for(epsilon: float, sample_rate: float, steps: int, delta: float,
                          f"{gaussian_epsilon(once, delta):.3g}, and {epsilon:g} is all there is",
                          hint="give the selection more noise, or a larger epsilon")
 
-    grid = None if accountant == "rdp" else min(1e-3, epsilon / 1e3)
+    rough = None if accountant == "rdp" or epsilon > _LARGEST else min(epsilon / 1e3, _WIDEST)
 
-    def excess(log_noise: float) -> float:
-        spent = _composed(sample_rate, math.exp(log_noise), steps, delta, grid, once)
+    def excess(log_noise: float) -> float:  # of an upper bound, which is fast
+        spent = _composed(sample_rate, math.exp(log_noise), steps, delta, rough, once)
         return math.log(max(spent, 1e-12) / epsilon)
 
-    high = 0.0
-    if accountant == "pld":  # the looser accountant is fast and bounds the noise from above
-        high = math.log(noise_for(epsilon, sample_rate, steps, delta, "rdp", once))
-    while excess(high) > 0:
+    high = math.log(gaussian_noise(epsilon, delta, max(steps, 1)))  # enough if all are drawn
+    while excess(high) > 0:  # `once` takes its part of ε, and "rdp" is looser
         high += 0.25
-    low = high - 0.25
-    while excess(low) <= 0:
-        low, high = low - 0.25, low
-    found = float(brentq(excess, low, high, xtol=_CLOSE / 2))  # nearly linear: few evaluations
-    while excess(found) > 0:
-        found += _CLOSE / 2
+    while excess(low := high - 0.25) <= 0:
+        high = low
+    found = float(brentq(excess, low, high, xtol=_CLOSE / 2))
+    slope = (excess(low) - excess(high)) / 0.25  # of log ε, nearly a line
+
+    def over(log_noise: float) -> float:  # how far the noise is from what ε needs
+        spent = epsilon_of(sample_rate, math.exp(log_noise), steps, delta, accountant, once)
+        return math.log(max(spent, 1e-12) / epsilon) / slope
+
+    for _ in range(5):  # the fast bound is looser where many steps cost little each
+        found += (more := over(found))
+        if abs(more) < 2 * _CLOSE:
+            break
+    while (more := over(found)) > 0:
+        found += max(more, _CLOSE / 2)
     return math.exp(found)

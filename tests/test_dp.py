@@ -354,6 +354,19 @@ def test_noise_for_epsilon_three(accountant, expected):
     assert 2.97 < epsilon_of(0.01, sigma, 1000, 1e-5, accountant) <= 3.0
 
 
+@pytest.mark.parametrize(("epsilon", "rate", "steps"), [
+    (1e-3, 0.05, 400), (1e-2, 0.05, 400), (1.0, 0.05, 400), (4.0, 0.001, 100_000),
+    (1e3, 0.05, 400), (1e5, 0.05, 400), (1e8, 0.05, 400)])
+def test_the_noise_found_never_spends_more_than_was_asked(epsilon, rate, steps):
+    """The grid of privacy losses is fine where ε is small, and coarse where it is huge: seconds
+    each. A little less noise would spend more."""
+    sigma = noise_for(epsilon, rate, steps, 1e-5)
+    spent = epsilon_of(rate, sigma, steps, 1e-5)
+    assert spent <= epsilon
+    if epsilon <= 1e3:
+        assert epsilon_of(rate, sigma * 0.994, steps, 1e-5) > epsilon
+
+
 def test_spent_is_at_most_what_was_asked(data):
     defense = DpSgd(epsilon=2.0, delta=1e-4, sample_rate=0.25, accountant="rdp")
     fit = started(data, epochs=4).fit(defense, lambda event: None)
