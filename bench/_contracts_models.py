@@ -174,6 +174,10 @@ def gives_gradients(lab: Lab) -> None:
     found = torch.autograd.grad(loss, weights, allow_unused=True)
     require(any(g is not None and bool((g != 0).any()) for g in found),
             "the loss has no gradient", "let the parameters take part in the loss")
+    require(lab.plugin().whole_histories == ("items" not in batch),
+            f"whole_histories is {lab.plugin().whole_histories}, and its batches hold "
+            f"{', '.join(sorted(batch))}", "say so exactly where no row is of one item: defenses "
+            "that weigh or draw rows by their items ask for it")
 
 
 def gives_embeddings(lab: Lab) -> None:

@@ -66,6 +66,12 @@ class ModelPlugin(Plugin, ABC):
         "user-separable" (each user's loss depends on that user's own rows and on the
         parameters alone, so that per-user clipping bounds a user's influence)."""
 
+    @property
+    def whole_histories(self) -> bool:
+        """Whether a row of its batches is all that one user took, so that no part of the loss
+        belongs to one item."""
+        return False
+
     @abstractmethod
     def build(self, data: Dataset, ctx: Context) -> Recommender:
         """An untrained recommender for this data, drawn from torch's (seeded) generator."""

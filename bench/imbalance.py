@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.data import Dataset, Floats, Ints
-from bench.errors import InputError, TrainingError
+from bench.errors import InputError, PluginError, TrainingError
 
 if TYPE_CHECKING:
     import torch
@@ -80,10 +80,16 @@ def labels(data: Dataset, of: str, attribute: str) -> tuple[list[str], Ints]:
 
 
 def by_item(terms: Terms, weights: Floats) -> Tensor:
-    """The weight of each term, (T,): its item's for positives, 1 for labelled negatives."""
+    """The weight of each term, (T,): its item's for positives, 1 for labelled negatives.
+
+    Raises:
+        PluginError: the terms have no items, which `itemwise` turns away where a model says so.
+    """
     import torch
 
-    assert terms.items is not None  # `itemwise` turned the others away
+    if terms.items is None:
+        raise PluginError("no term of this model's loss has an item of its own, so that none can "
+                          "be weighed by it; let the model say whole_histories")
     own = torch.as_tensor(weights, dtype=terms.losses.dtype, device=terms.losses.device)
     return torch.where(terms.positive(), own[terms.items], 1.0)
 
@@ -128,6 +134,9 @@ def redrawn(loop: Loop, epoch: int, gamma: float, stream: torch.Generator) -> It
     if not parts:
         raise TrainingError("there is nothing to train on: no batch could be made of the train "
                             "rows")
+    if "items" not in parts[0]:
+        raise PluginError("no row of this model's batches has an item of its own, so that none can "
+                          "be drawn by it; let the model say whole_histories")
     rows = {k: torch.cat([part[k] for part in parts]) for k in parts[0]}
     device = rows["users"].device
     positive = torch.arange(len(rows["users"]), device=device)  # (P,)

@@ -108,9 +108,7 @@ def termwise(model: ModelPlugin) -> str | None:
 
 def itemwise(model: ModelPlugin) -> str | None:
     """Why the terms of this model have no item each, or None where they have."""
-    from bench.models.recbole import facts
-
-    if facts().get(model.name, {}).get("input") == "users":
+    if model.whole_histories:
         return f"{model.name} learns whole histories at once, and no term has an item of its own"
     return termwise(model)
 

@@ -24,11 +24,13 @@ from bench.defenses.macr import Macr
 from bench.defenses.none import NoDefense
 from bench.defenses.popularity_negatives import PopularityNegatives
 from bench.defenses.tail_oversampling import TailOversampling
+from bench.errors import PluginError
 from bench.evaluate import evaluate
 from bench.models._bprmf import BprRecommender
 from bench.models._macr import Macred
 from bench.models.base import Batch, TorchRecommender, build, innermost
 from bench.models.bprmf import BPRMF
+from bench.models.fcf import FCF
 from bench.models.rating_mf import RatingMF
 from bench.models.recbole import member
 from bench.training import Loop
@@ -436,8 +438,16 @@ def test_macr_lets_the_item_branch_learn_popularity_and_c_takes_it_out(data):
 # -- where they cannot act -----------------------------------------------------------------------
 
 def test_reasons_where_a_model_has_no_such_rows(data):
-    for defense in (ClassBalanced(), Ips(), TailOversampling(), LogitAdjustment()):
-        assert "whole histories" in str(defense.unfit(member("MultiVAE")(), data))
+    for defense in (ClassBalanced(), Ips(), TailOversampling(),
+                    GroupDro(of="items", groups="popularity")):
+        for learner in (member("MultiVAE")(), FCF()):
+            assert "whole histories" in str(defense.unfit(learner, data))
+    assert "whole histories" in str(LogitAdjustment().unfit(member("MultiVAE")(), data))
+    # one that does not say so of itself is told to
+    model = build(FCF(epochs=1, dim=4), data, Context(0))
+    for defense in (ClassBalanced(), TailOversampling()):
+        with pytest.raises(PluginError, match="let the model say whole_histories"):
+            model.fit(defense, lambda event: None)
     assert "rows: prefixes" in str(TailOversampling().unfit(member("SASRec")(), data))
     assert TailOversampling().unfit(member("SASRec")(rows="prefixes"), data) is None
     assert "no negative items" in str(PopularityNegatives().unfit(member("SASRec")(), data))

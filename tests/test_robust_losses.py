@@ -24,6 +24,7 @@ from bench.defenses.vat import Vat
 from bench.erm import ErmTraining
 from bench.models.base import Batch, TorchRecommender, build
 from bench.models.bprmf import BPRMF
+from bench.models.fcf import FCF
 from bench.models.rating_mf import RatingMF
 from bench.models.recbole import member
 from bench.perturb import row_norms
@@ -165,7 +166,8 @@ def test_focal_loss_and_its_slope_by_the_formula(data, gamma):
 
 def test_where_a_loss_is_no_log_probability_it_is_said(data):
     for defense in (ReweightedLoss(), Focal()):
-        assert "whole histories" in str(defense.unfit(member("MultiVAE")(), data))
+        for learner in (member("MultiVAE")(), FCF()):
+            assert "whole histories" in str(defense.unfit(learner, data))
         assert "squared error" in str(defense.unfit(RatingMF(), data))
         assert defense.unfit(member("LightGCN")(), data) is None
     assert TruncatedLoss().unfit(member("MultiVAE")(), data) is None

@@ -42,6 +42,10 @@ class FCF(TrainedModel):
     def gives(self) -> frozenset[str]:
         return frozenset({"embeddings", "gradients", "user-separable"})
 
+    @property
+    def whole_histories(self) -> bool:
+        return True
+
     def unfit(self, data: Dataset) -> str | None:
         if data.n_users * data.n_items > 1 << 31:
             return (f"{self.name} keeps a flag per user and item, and {data.name} has "

@@ -76,6 +76,10 @@ class RecBoleModel(ModelPlugin):
         known = facts()[self.model]  # models of single points take the labels that the data has
         return frozenset([*known["gives"], *(["dislikes"] if known["input"] == "points" else [])])
 
+    @property
+    def whole_histories(self) -> bool:
+        return bool(facts()[self.model]["input"] == "users")
+
     def unfit(self, data: Dataset) -> str | None:
         return _unfit(self, data)
 
