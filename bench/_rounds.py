@@ -217,8 +217,9 @@ class Rounds:
         return 1.0 if self.model.sums_loss else float(counts.sum())
 
     def _weighed(self, made: Uploads, counts: Tensor) -> Uploads:
-        """As they enter the sum: with equal weights the gradient of a client's own mean loss."""
-        if self.hyper.weights == "rows" or self.model.sums_loss:
+        """As they enter the sum: with equal weights the gradient of a client's own mean loss, of
+        models too that add theirs up."""
+        if self.hyper.weights == "rows":
             return made
 
         def by_row(g: Tensor) -> Tensor:

@@ -204,6 +204,24 @@ def test_rows_of_users_who_are_not_drawn_stay(data, optimizer):
     assert moved > 0
 
 
+def test_one_user_moves_the_released_parameters_by_no_more_than_the_bound(data):
+    """From two adjacent data sets, with users among them whom an attacker injected, through one
+    whole step to what is released: with sgd of size 1 it differs by at most the clip over the
+    users expected, who are a share of all."""
+    hyper = DpSgd(noise_multiplier=0.0, clip=0.5, sample_rate=0.5)
+    poisoned, drawn = data.replace(n_fake=15), 0
+    for user in range(12):
+        released = []
+        for world in (poisoned, poisoned.without_users(np.arange(40) == user)):
+            model = started(world, optimizer="sgd", learning_rate=1.0)
+            PrivateSteps(hyper, Loop(model, hyper)).step(dp.UserRows(model, 1), 0)
+            released.append(model.module.items.weight.detach().double())
+        moved = float((released[0] - released[1]).norm())
+        assert moved <= 0.5 / (0.5 * 40) * 1.001
+        drawn += moved > 0.5 / (0.5 * 40) * 0.95  # and the bound is used
+    assert 0 < drawn < 12
+
+
 def recorded(loop: Loop) -> list[dict[str, Tensor]]:
     """Filled with the gradients of every step to come."""
     seen: list[dict[str, Tensor]] = []

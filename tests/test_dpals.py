@@ -111,6 +111,35 @@ def test_one_user_moves_each_sum_by_no_more_than_the_noise_is_made_for(data, exp
     assert most[0] == pytest.approx(root * 0.9**2)
 
 
+@pytest.mark.parametrize("feedback", ["implicit", "explicit"])
+def test_one_user_moves_what_training_noises_by_no_more_than_the_noise(data, feedback, monkeypatch):
+    """From two adjacent data sets through one whole round: every sum on its way to the noise
+    differs by at most what that noise is made for. Users have more items than enter the sums."""
+    met: list[tuple[np.ndarray, float]] = []
+
+    def noised(self, sums, size, rng):  # type: ignore[no-untyped-def]
+        met.append((sums.copy(), size))
+        return sums
+
+    monkeypatch.setattr(dpals.Bounds, "noised", noised)
+    monkeypatch.setattr(dpals.Bounds, "noised_symmetric", noised)
+    plugin = DPALS(feedback=feedback, row_clip=0.02, max_interactions=3, reg=1.0, init_std=0.5,
+                   iterations=1, noise_multiplier=0.0)
+    used, found = np.zeros(3), []
+    for absent in range(-1, 12):
+        met.clear()
+        trained(data.without_users(np.arange(data.n_users) == absent), plugin)
+        found.append(list(met))
+    assert all(len(f) == (3 if feedback == "implicit" else 2) for f in found)
+    for without in found[1:]:
+        for n, ((whole, size), (less, same)) in enumerate(zip(found[0], without, strict=True)):
+            assert size == same
+            moved = float(np.linalg.norm(whole - less))
+            assert moved <= size * (1 + 1e-9)
+            used[n] = max(used[n], moved / size)
+    assert used[:len(found[0])].min() > 0.5  # and the bounds are used
+
+
 def test_the_sum_over_all_users_is_noised_by_its_own_bound():
     """From choices: (α Π(A + noise) + Π(PᵀP + Γ_u² σ G) + λI)⁻¹ (1 + α)(b + noise)."""
     rng = np.random.default_rng(5)

@@ -160,12 +160,15 @@ def test_several_local_steps_are_the_weighted_average_of_the_clients_models(data
     assert torch.allclose(model.module.items.weight, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("steps", [1, 2])
-def test_equal_weights_are_the_mean_over_clients(data, steps):
-    """Brute force, for clients of unequal length."""
+def test_equal_weights_are_the_mean_over_clients(data, steps, reduction):
+    """Brute force, for clients of unequal length: the mean of g_u / n_u, however the model adds
+    up its loss."""
     unequal = data.replace(train=data.train[(data.train.users % 3 == 0)
                                             | (np.arange(len(data.train)) % 4 == 0)])
-    hyper = {"optimizer": "sgd", "learning_rate": 0.5}
+    rate = 0.5 if reduction == "mean" else 0.1
+    hyper = {"optimizer": "sgd", "learning_rate": rate, "reduction": reduction}
     model = started(unequal, **hyper)
     rounds(model, epochs=1, clients=0, clip=math.inf, weights="equal", local_steps=steps)
     pool = dp.UserRows(model, 1)
@@ -175,13 +178,14 @@ def test_equal_weights_are_the_mean_over_clients(data, steps):
     for user in users:
         mine = started(unequal, **hyper)
         rows = pool.batch["users"] == user
-        optimizer = torch.optim.SGD(mine.module.parameters(), lr=0.5)
+        optimizer = torch.optim.SGD(mine.module.parameters(), lr=rate)
         for _ in range(steps):
             optimizer.zero_grad()
             mine.batch_loss({k: v[rows] for k, v in pool.batch.items()}).backward()
             optimizer.step()
+        share = len(users) * (1 if reduction == "mean" else int(rows.sum()))
         total += (mine.module.items.weight.detach()
-                  - started(unequal, **hyper).module.items.weight.detach()) / len(users)
+                  - started(unequal, **hyper).module.items.weight.detach()) / share
     expected = started(unequal, **hyper).module.items.weight.detach() + total
     assert torch.allclose(model.module.items.weight, expected, atol=1e-5)
 
@@ -544,6 +548,20 @@ def test_one_user_moves_a_sum_by_no_more_than_the_bound(data):
     moved = [float((a - b).norm()) for a, b in zip(*found, strict=True)]
     assert sum(m > 1e-6 for m in moved) == 1  # a user is in one round of an epoch
     assert 0.005 < max(moved) <= 0.01 * 1.0001
+
+
+def test_one_user_moves_the_released_parameters_by_no_more_than_the_bound(data):
+    """From two adjacent data sets through one whole round to what is released: a step of sgd of
+    size 1 differs by at most user_clip over the number of users, half of whom have no row."""
+    released = []
+    hyper = {"optimizer": "sgd", "learning_rate": 1.0, "reduction": "sum"}
+    for absent in (np.arange(40) % 2 == 0, (np.arange(40) % 2 == 0) | (np.arange(40) == 3)):
+        model = started(data.without_users(absent), **hyper)
+        rounds(model, epochs=1, **{**NOISY, "noise_multiplier": 1e-12, "clients": 0})
+        released.append(model.module.items.weight.detach().double())
+    moved = float((released[0] - released[1]).norm())
+    assert moved <= 0.01 / 40 * 1.01
+    assert moved > 0.01 / 40 * 0.9  # and the bound is used
 
 
 @pytest.mark.parametrize("z", [0.8, 3.0])
