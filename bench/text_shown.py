@@ -127,7 +127,7 @@ class Shown:
             self._judge = Encoder(language("judge", self._attack.judge, "encoder",
                                            corpus=self.texts, dtype="float32",
                                            device=self._model.ctx.device))
-        first, second = self._judge([a, b])
+        first, second = self._judge([self._judge.language.plain(t) for t in (a, b)])
         return float(cosine_similarity(first, second, dim=0))
 
     def facts(self, targets: Ints, made: Sequence[str]) -> dict[str, Any]:

@@ -158,7 +158,7 @@ class Odd:
             self._known.clear()
         own = self.language
         new = [t for t in dict.fromkeys(texts) if t not in self._known]
-        rows = {t: own.ids(t)[:self._room] for t in new}
+        rows = {t: own.ids(own.plain(t))[:self._room] for t in new}
         some = [t for t in new if rows[t]]
         self._known.update(dict.fromkeys(new, 1.0))
         if some:

@@ -317,12 +317,14 @@ def test_a_positive_that_an_answer_misses_is_like_any_other(
 
 def test_the_last_item_is_the_example_and_not_in_the_history(data: Dataset) -> None:
     made = model(data, "listwise", prompt="listwise-in-context")
-    text = made.language.tokenizer.decode(made.before(np.array([3, 7]), np.arange(20, 26)))
+    with made.before(np.array([3, 7]), np.arange(20, 26)) as prefix:
+        text = made.language.tokenizer.decode(prefix)
     assert "- title 3 genre3\n" in text
     assert "- title 7" not in text
     assert "recommend title 7 genre3" in text
     recent = model(data, "listwise", prompt="listwise-recency")
-    text = recent.language.tokenizer.decode(recent.before(np.array([3, 7]), np.arange(20, 26)))
+    with recent.before(np.array([3, 7]), np.arange(20, 26)) as prefix:
+        text = recent.language.tokenizer.decode(prefix)
     assert "- title 7 genre3\n" in text
     assert "most recent one is title 7 genre3" in text
 

@@ -176,4 +176,4 @@ class AskingRecommender(Counting, PromptRecommender):
 
     def take_facts(self) -> dict[str, int]:
         """What was counted since it was last asked; counting starts over."""
-        return self.take_counts()
+        return {**super().take_facts(), **self.take_counts()}

@@ -33,8 +33,7 @@ def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:
 
 def rows_of(language: Language, texts: Sequence[str]) -> list[list[int]]:
     """Token ids with begin and end, cut to what the model reads."""
-    room = language.limit - len(language.begin) - len(language.end)
-    rows = [[*language.begin, *language.ids(t)[:room], *language.end] for t in texts]
+    rows = [[*language.begin, *language.ids(t)[:language.room], *language.end] for t in texts]
     return [r or [int(language.tokenizer.pad_token_id)] for r in rows]
 
 

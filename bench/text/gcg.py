@@ -63,10 +63,7 @@ class Suffix:
 
     def _read(self, text: str) -> str:
         """The text as a defense lets the model read it."""
-        found = [text]
-        for one in self.model.filters:
-            found = one(found)
-        return found[0]
+        return self.model.passed([text])[0]
 
     def _prompt(self, text: str) -> tuple[list[int], str, int]:
         """Token ids of the candidate's part, that part, and where the suffix begins in it."""

@@ -43,6 +43,7 @@ class Language:
     begin: list[int] = field(default_factory=list)
     end: list[int] = field(default_factory=list)
     _ids: dict[str, list[int]] = field(default_factory=dict)
+    _plain: Any = None
 
     @property
     def device(self) -> torch.device:
@@ -55,8 +56,24 @@ class Language:
         if text not in self._ids:
             if len(self._ids) > 200_000:
                 self._ids.clear()
-            self._ids[text] = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+            # verbose: whoever cuts a long text counts it
+            self._ids[text] = list(self.tokenizer(text, add_special_tokens=False,
+                                                  verbose=False)["input_ids"])
         return self._ids[text]
+
+    @property
+    def room(self) -> int:
+        """Most tokens of a text that stands alone."""
+        return self.limit - len(self.begin) - len(self.end)
+
+    def plain(self, text: str) -> str:
+        """A text of somebody's, as this tokenizer reads it without any control token: see
+        `bench.text.control`."""
+        if self._plain is None:
+            from bench.text.control import Plain
+
+            self._plain = Plain(self.tokenizer)
+        return str(self._plain(text))
 
     def embeddings(self) -> nn.Embedding:
         """The table of token vectors."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import string
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,21 +53,31 @@ class ListReader(AskingRecommender):
     def question(self, items: Sequence[int]) -> list[int]:
         """Token ids of what follows the prefix when these items are shown in this order."""
         p = self.prompt
-        lines = (_fill(p.line, label=label, item=p.titled(self.texts[i]))
+        lines = (_fill(p.line, label=label, item=p.titled(self.text_of(i)))
                  for label, i in zip(self.labels(len(items)), items, strict=True))
         return self.language.ids(self.closed(_fill(p.candidate, items="".join(lines))))
 
-    def before(self, history: Ints, candidates: Ints) -> list[int]:
-        """The prefix of this user. A prompt with {example} gets the last item there, and the
-        history without it."""
-        longest = sorted(candidates.tolist(), key=lambda i: -len(self.language.ids(self.texts[i])))
-        room = len(self.question(longest[:self.shown])) + self.shown
-        if self.plugin.read == "generate" and self.language.role == "causal":
-            room += self.plugin.tokens
-        if "{example}" not in self.prompt.prefix:
-            return self.prefix(history, room=room)
-        last = self.prompt.titled(self.texts[history[-1]]) if len(history) else "(nothing yet)"
-        return self.prefix(history[:-1], room=room, example=last)
+    @contextlib.contextmanager
+    def before(self, history: Ints, candidates: Ints) -> Iterator[list[int]]:
+        """The prefix of this user; inside, questions fit behind it. A prompt with {example} gets
+        the last item there, and the history without it."""
+        items = candidates.tolist()
+        longest = sorted(items, key=lambda i: -len(self.language.ids(self.texts[i])))
+
+        def room() -> int:
+            writes = self.plugin.read == "generate" and self.language.role == "causal"
+            return (len(self.question(longest[:self.shown])) + self.shown
+                    + (self.plugin.tokens if writes else 0))
+
+        def begin(room: int) -> list[int]:
+            if "{example}" not in self.prompt.prefix:
+                return self.prefix(history, room=room)
+            last = self.prompt.titled(self.text_of(history[-1])) if len(history) else \
+                "(nothing yet)"
+            return self.prefix(history[:-1], room=room, example=last)
+
+        with self.fitting(items, history.tolist(), room, begin) as prefix:
+            yield prefix
 
     def positions(self, prefix: list[int], shown: Sequence[Sequence[int]],
                   rest: Sequence[Sequence[int]]) -> list[np.ndarray[Any, Any]]:
@@ -85,7 +96,7 @@ class ListReader(AskingRecommender):
             return [_ranks(np.asarray(a)) for a in answers]
         found = []
         for key, items, answer, order in zip(keys, shown, answers, rest, strict=True):
-            read = parse(answer, self.labels(len(items)), [self.texts[i] for i in items])
+            read = parse(answer, self.labels(len(items)), [self.text_of(i) for i in items])
             self.count(key, answers=1, answers_without_candidates=int(not read),
                        answers_incomplete=int(len(read) < len(items)),
                        candidates_appended_at_random=len(items) - len(read))
@@ -129,9 +140,9 @@ class ListwiseRecommender(ListReader):
         size, rounds = len(candidates), range(self.plugin.bootstraps)
         orders = [self.permutation(user, b, size) for b in rounds]
         rest = [self.permutation(user, b, size, "missing") for b in rounds]
-        found = self.positions(self.before(history, candidates),
-                               [candidates[o].tolist() for o in orders],
-                               [r.tolist() for r in rest])
+        with self.before(history, candidates) as prefix:
+            found = self.positions(prefix, [candidates[o].tolist() for o in orders],
+                                   [r.tolist() for r in rest])
         scores = np.zeros(size)
         for order, position in zip(orders, found, strict=True):
             scores[order] += size - position
@@ -153,9 +164,9 @@ class SlidingRecommender(ListReader):
         base = self.retriever.scores(torch.tensor([user], device=self.ctx.device), split)
         first = base[0].float().cpu().numpy()[candidates]
         order = np.argsort(-first, kind="stable")  # of places in candidates, the best first
-        prefix = self.before(history, candidates)
-        for turn in range(p.passes):
-            for start in windows(size, p.window, p.step):
+        turns = [(t, s) for t in range(p.passes) for s in windows(size, p.window, p.step)]
+        with self.before(history, candidates) as prefix:
+            for turn, start in turns:
                 part = order[start:start + p.window]
                 stream = self.ctx.stream("sliding", self.data.user_ids[user], turn, start)
                 position, = self.positions(prefix, [candidates[part].tolist()],

@@ -78,16 +78,29 @@ class P5Recommender(IdWriter):
 
     def question(self, item: int) -> list[int]:
         """Token ids of what asks about one candidate (families direct and rating)."""
-        return self.language.ids("".join(self.prompt.after(self.texts[item])))
+        return self.language.ids("".join(self.prompt.after(self.text_of(item))))
 
     def choosing(self, user: int, history: Sequence[int] | Ints, items: Sequence[int]
                  ) -> list[int]:
         """Token ids of the prompt that lists these items in this order (family direct-list)."""
         p = self.prompt
-        lines = (_fill(p.line, label=str(n + 1), item=p.titled(self.texts[i]))
-                 for n, i in enumerate(items))
-        question = self.language.ids(_fill(p.candidate, items="".join(lines)))
-        return [*self.source(user, history, len(question)), *question]
+
+        def question() -> list[int]:
+            lines = (_fill(p.line, label=str(n + 1), item=p.titled(self.text_of(i)))
+                     for n, i in enumerate(items))
+            return self.language.ids(_fill(p.candidate, items="".join(lines)))
+
+        with self.fitting(items, list(history), lambda: len(question()),
+                          lambda room: self.source(user, history, room)) as source:
+            return [*source, *question()]
+
+    def judging(self, user: int, history: Sequence[int] | Ints, items: Sequence[int]
+                ) -> tuple[list[int], list[list[int]]]:
+        """Token ids of the prompt before any candidate, and of what asks about each of these
+        (families direct and rating)."""
+        with self.fitting(items, list(history), lambda: max(len(self.question(i)) for i in items),
+                          lambda room: self.source(user, history, room)) as source:
+            return source, [self.question(i) for i in items]
 
     # -- training --------------------------------------------------------------------------------
 
@@ -144,8 +157,8 @@ class P5Recommender(IdWriter):
             return self.id_losses(sources, [self.ids[i] for *_, i in rows]).mean() + penalty
         asked = []
         for user, history, length, item in rows:
-            question = self.question(item)
-            asked.append([*self.source(user, history[:length], len(question)), *question])
+            source, (question,) = self.judging(user, history[:length], [item])
+            asked.append([*source, *question])
         logits = self._answer_logits(first_logits(self.language, asked))
         if self.plugin.family == "direct":
             return F.cross_entropy(logits, batch["labels"].long()) + penalty
@@ -167,8 +180,7 @@ class P5Recommender(IdWriter):
         if self.plugin.family == "direct-list":
             order = self.ctx.stream("p5-listed", self.data.user_ids[user]).permutation(len(items))
             return self.id_scores(self.choosing(user, history, candidates[order].tolist()), items)
-        questions = [self.question(i) for i in items]
-        source = self.source(user, history, max(map(len, questions)))
+        source, questions = self.judging(user, history, items)
         return self.kept(source, questions, self._judged)
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ from bench.data import Dataset
 from bench.models.base import Batch, Table, TorchRecommender
 from bench.text.encode import Encoder, hidden_states, pool, rows_of
 from bench.text.examples import Examples
-from bench.text.language import load
+from bench.text.language import Language, load
 from bench.text.reader import TextReader
 from bench.text.trainable import TokenBatch
 from bench.text.tuning import apply_tuning
@@ -72,8 +72,21 @@ class DualRecommender(TextReader, TorchRecommender):
         liked = data.replace(train=data.train.positives())
         self.examples = Examples(liked, ctx, hyper.history, 0)
         self._log_q: Tensor | None = None
+        self._users_cut: set[int] = set()
 
     # -- texts -----------------------------------------------------------------------------------
+
+    def reads_with(self) -> Language:
+        return self.language
+
+    def texts_cut(self) -> int:
+        room, ids = self.language.room, self.language.ids
+        return sum(len(ids(t)) > room for t in self.item_texts(range(self.data.n_items)))
+
+    def take_facts(self) -> dict[str, int]:
+        """As the base class; and `histories_cut`, users whose oldest items were cut off."""
+        cut, self._users_cut = self._users_cut, set()
+        return super().take_facts() | ({"histories_cut": len(cut)} if cut else {})
 
     def item_texts(self, items: Sequence[int]) -> list[str]:
         return [self.plugin.item_prefix + self.texts[i] for i in items]
@@ -192,5 +205,7 @@ class DualRecommender(TextReader, TorchRecommender):
             items = self.encoder(self.item_texts(range(self.data.n_items)))  # (n_items, width)
             texts = [self.user_text(np.asarray(self.history(u, split)).tolist())
                      for u in users.tolist()]
+            self._users_cut |= {u for u, t in zip(users.tolist(), texts, strict=True)
+                                if len(self.language.ids(t)) > self.language.room}
             read = self.encoder(texts)  # (B, width)
         return F.normalize(read, dim=1) @ F.normalize(items, dim=1).T / self.plugin.temperature

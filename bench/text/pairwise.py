@@ -35,8 +35,8 @@ class PairwiseRecommender(AskingRecommender):
     def question(self, first: int, second: int) -> list[int]:
         """Token ids of what follows the prefix for these two items in this order."""
         p = self.prompt
-        return self.language.ids(self.closed(_fill(
-            p.candidate, first=p.titled(self.texts[first]), second=p.titled(self.texts[second]))))
+        one, other = (p.titled(self.text_of(i)) for i in (first, second))
+        return self.language.ids(self.closed(_fill(p.candidate, first=one, second=other)))
 
     def preferred(self, prefix: list[int], pairs: Sequence[tuple[int, int]]) -> Tensor:
         """How far the first item of each pair is preferred, in [0, 1], ½ where undecided: the
@@ -56,10 +56,11 @@ class PairwiseRecommender(AskingRecommender):
         if len(items) < 2:
             return torch.zeros(len(items))
         longest = sorted(items, key=lambda i: -len(self.language.ids(self.texts[i])))[:2]
-        prefix = self.prefix(history, room=len(self.question(*longest)) + 2)
-        if self.plugin.method == "all":
-            return self._all(prefix, items)
-        return self._bubbled(prefix, candidates, user, split)
+        with self.fitting(items, history.tolist(), lambda: len(self.question(*longest)) + 2,
+                          lambda room: self.prefix(history, room=room)) as prefix:
+            if self.plugin.method == "all":
+                return self._all(prefix, items)
+            return self._bubbled(prefix, candidates, user, split)
 
     def _all(self, prefix: list[int], items: list[int]) -> Tensor:
         """Σ over the others of how far the item is preferred to them."""

@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from bench.data import Dataset, Ints
 from bench.errors import CannotActError
 from bench.models.base import Recommender
+
+if TYPE_CHECKING:
+    from bench.text.language import Language
 
 Filter = Callable[[Sequence[str]], list[str]]
 
@@ -31,6 +35,7 @@ class TextReader(Recommender):
     """
 
     _now: list[str] | None = None
+    _given: Sequence[str] | None = None
     _read: list[Ints] | None = None
     _known: dict[str, list[Ints]] | None = None
 
@@ -42,11 +47,44 @@ class TextReader(Recommender):
     def texts(self) -> list[str]:
         """The text of each item as the model gets to read it, filters applied."""
         if self._now is None:
-            made = list(self.data.item_text or ())
-            for one in self.filters:
-                made = one(made)
-            self._now = made
+            self._now = self.passed(self.data.item_text or ())
         return self._now
+
+    def reads_with(self) -> Language | None:
+        """The language model on this machine that reads the texts, if one does."""
+        return None
+
+    def passed(self, texts: Sequence[str]) -> list[str]:
+        """The texts as they reach the model: through all filters, and without anything that its
+        tokenizer would take for a control token."""
+        made = self.filtered_alone(texts)
+        language = self.reads_with()
+        return made if language is None else [language.plain(t) for t in made]
+
+    def filtered_alone(self, texts: Sequence[str]) -> list[str]:
+        """The texts through the filters that a defense put before the model."""
+        made = list(texts)
+        for one in self.filters:
+            made = one(made)
+        return made
+
+    def take_facts(self) -> dict[str, int]:
+        """What of the texts as they are now does not reach the model as it stands, for the
+        report: `texts_cut`, longer than it reads; `control_tokens`, texts with something that
+        its tokenizer takes for a control token. What is 0 is left out."""
+        language = self.reads_with()
+        if language is None:
+            return {}
+        before = self.data.item_text or () if self._given is None else self._given
+        split = sum(a != language.plain(a) for a in self.filtered_alone(before))
+        found = {"texts_cut": self.texts_cut(), "control_tokens": split}
+        return {k: n for k, n in found.items() if n}
+
+    def texts_cut(self) -> int:
+        """How many items' texts are longer than what the model reads of a text."""
+        language = self.reads_with()
+        assert language is not None
+        return sum(len(language.ids(t)) > language.room for t in self.texts)
 
     def filtered(self, added: Filter) -> None:
         """Put one more filter before the model."""
@@ -58,16 +96,13 @@ class TextReader(Recommender):
     def reading_texts(self, texts: Sequence[str]) -> Iterator[None]:
         if len(texts) != self.data.n_items:
             raise CannotActError(f"{len(texts)} texts for {self.data.n_items} items")
-        before = self._now
-        made = list(texts)
-        for one in self.filters:
-            made = one(made)
-        self._now = made
+        before, given = self._now, self._given
+        self._now, self._given = self.passed(texts), texts
         self.forget()
         try:
             yield
         finally:
-            self._now = before
+            self._now, self._given = before, given
             self.forget()
 
     def history(self, user: int, split: str) -> Ints:

@@ -53,7 +53,7 @@ class RemoteRecommender(Counting, PromptRecommender):
 
     def take_facts(self) -> dict[str, int]:
         """Calls, stored answers, retries and what became of answers since it was last asked."""
-        return {**self.endpoint.take_counts(), **self.take_counts()}
+        return {**super().take_facts(), **self.endpoint.take_counts(), **self.take_counts()}
 
 
 class RemoteYesNoRecommender(RemoteRecommender):

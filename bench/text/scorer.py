@@ -17,6 +17,7 @@ from bench.models.base import Batch, Recommender, Table, TorchRecommender, build
 from bench.sampling import in_order
 from bench.text import likelihood
 from bench.text.chat import chat_of
+from bench.text.fitting import Fitting
 from bench.text.language import Language, load
 from bench.text.prompts import Prompt
 from bench.text.reader import Filter, TextReader
@@ -46,7 +47,7 @@ def language_of(hyper: PromptedModel, data: Dataset, ctx: Context) -> Language:
     raise refused
 
 
-class PromptRecommender(TextReader, TorchRecommender):
+class PromptRecommender(Fitting, TorchRecommender):
     """Scores the candidates of a user with a language model, and puts them before the others.
 
     Subclasses write `rate`. What is learned, if anything, are the parameters of `module` that
@@ -245,6 +246,14 @@ class PromptRecommender(TextReader, TorchRecommender):
             stack.enter_context(super().reading(histories))
             yield
 
+    def reads_with(self) -> Language | None:
+        return None if self.language.tokenizer is None else self.language
+
+    def texts_cut(self) -> int:
+        """How many items' texts were cut in a prompt since this was last asked."""
+        cut, self._cut = self._cut or set(), None
+        return len(cut)
+
     # -- prompts ---------------------------------------------------------------------------------
 
     def disliked(self, user: int, split: str) -> Ints:
@@ -270,8 +279,9 @@ class PromptRecommender(TextReader, TorchRecommender):
         Raises:
             InputError: not even an empty history fits.
         """
-        texts, against = ([self.texts[i] for i in items] for items in (history, disliked))
+        texts, against = ([self.text_of(i) for i in items] for items in (history, disliked))
         slots.setdefault("about", self._about)
+        self.left_out = 0
         while True:
             before = self.prompt.before(texts, disliked=against, **slots)
             if self.chat is not None:
@@ -285,6 +295,7 @@ class PromptRecommender(TextReader, TorchRecommender):
                 raise InputError(f"{self.language.name} reads {self.language.limit} tokens, the "
                                  f"prompt has {len(ids) + room + 2} without any history",
                                  key="prompt", hint="take a shorter prompt or another model")
+            self.left_out += 1
             if len(against) > len(texts):
                 against = against[1:]
             else:
@@ -324,10 +335,20 @@ class PointwiseRecommender(PromptRecommender):
                                                      self.prompt.no)
 
     def rate(self, user: int, history: Ints, candidates: Ints, split: str) -> Tensor:
-        suffixes = [self.suffix(int(i)) for i in candidates]
-        prefix = self.opening(user, history, split, max(map(len, suffixes)))
+        with self.asked(user, history, candidates, split) as prefix:
+            suffixes = [self.suffix(int(i)) for i in candidates]
         return self.kept(prefix, suffixes, lambda p, s: likelihood.yes_no(
             self.language, p, s, self.yes, self.no, self.plugin.prompts_at_once))
+
+    @contextlib.contextmanager
+    def asked(self, user: int, history: Ints, candidates: Ints, split: str
+              ) -> Iterator[list[int]]:
+        """Inside, suffixes fit behind the prefix that it gives: see `fitting`."""
+        items, against = candidates.tolist(), self.disliked(user, split)
+        with self.fitting(items, [*history.tolist(), *against.tolist()],
+                          lambda: max(len(self.suffix(i)) for i in items),
+                          lambda room: self.opening(user, history, split, room)) as prefix:
+            yield prefix
 
     def opening(self, user: int, history: Ints, split: str, room: int = 0) -> list[int]:
         """Token ids of the prefix of this user with this history, and with what the user is
@@ -336,4 +357,4 @@ class PointwiseRecommender(PromptRecommender):
 
     def suffix(self, item: int) -> list[int]:
         """Token ids of what follows the prefix for this candidate."""
-        return self.language.ids("".join(self.after(self.texts[item])))
+        return self.language.ids("".join(self.after(self.text_of(item))))

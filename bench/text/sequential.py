@@ -15,7 +15,7 @@ from bench.errors import CannotActError
 from bench.models.base import Batch, Table, TorchRecommender
 from bench.sampling import Sequences
 from bench.text.encode import Encoder
-from bench.text.language import load
+from bench.text.language import Language, load
 from bench.text.pretraining import encoder_state, pretrain, take_encoder_state
 from bench.text.reader import TextReader
 from bench.text.sequence_module import SequenceModule
@@ -67,6 +67,9 @@ class SequenceRecommender(TextReader, TorchRecommender):
 
         return torch.cat([texts, torch.from_numpy(feature_matrix(self.data, self.hyper.features))],
                          dim=1)
+
+    def reads_with(self) -> Language:
+        return self.encoder.language
 
     # -- vectors of texts ------------------------------------------------------------------------
 

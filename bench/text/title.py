@@ -23,11 +23,19 @@ class TitleRecommender(PromptRecommender):
     answers_candidate = True
 
     def rate(self, user: int, history: Ints, candidates: Ints, split: str) -> Tensor:
-        lead, titles = self.titles([self.texts[i] for i in candidates.tolist()])
-        room = len(lead) + max(map(len, titles))
-        found = self.likelihoods([*self.prefix(history, room=room), *lead], titles)
+        items = candidates.tolist()
+
+        def room() -> int:
+            lead, titles = self.titles([self.text_of(i) for i in items])
+            return len(lead) + max(map(len, titles))
+
+        with self.fitting(items, history.tolist(), room,
+                          lambda room: self.prefix(history, room=room)) as prefix:
+            lead, titles = self.titles([self.text_of(i) for i in items])
+            need = room()
+        found = self.likelihoods([*prefix, *lead], titles)
         if self.plugin.pmi:
-            found = found - self.likelihoods([*self.prefix([], room=room), *lead], titles)
+            found = found - self.likelihoods([*self.prefix([], room=need), *lead], titles)
         return found
 
     def titles(self, texts: Sequence[str]) -> tuple[list[int], list[list[int]]]:

@@ -123,12 +123,14 @@ def moving(model: PointwiseRecommender, moves: Mapping[int, tuple[Span, Tensor]]
         if not asked:
             return found
         items = candidates.tolist()
-        prefix = model.opening(user, history, split, max(len(model.suffix(i)) for i in items))
+        with model.asked(user, history, candidates, split) as prefix:
+            read = {n: tuple(model.suffix(items[n])) for n in asked}
         for n in asked:
-            if tuple(model.suffix(items[n])) != moves[items[n]][0].suffix:
+            if read[n] != moves[items[n]][0].suffix:
                 raise CannotActError(
                     f"the text of {model.data.item_ids[items[n]]} is read as other tokens than "
-                    "those that the attack moves: the defense rewrites it")
+                    "those that the attack moves: a defense rewrites it, or it is too long for "
+                    "the prompt and is cut")
         size = model.plugin.prompts_at_once
         with torch.no_grad():
             for start in range(0, len(asked), size):

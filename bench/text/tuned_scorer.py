@@ -62,9 +62,8 @@ class TallrecRecommender(PointwiseRecommender):
         columns += [batch["disliked"], batch["disliked_lengths"]] if lists else []
         rows, marks = [], []
         for history, length, item, *more in zip(*(c.tolist() for c in columns), strict=True):
-            suffix, mark = self.marked(item)
             disliked = more[0][:more[1]] if more else []
-            prefix = self.prefix(history[:length], room=len(suffix), disliked=disliked)
+            prefix, suffix, mark = self._example(history[:length], item, disliked)
             rows.append([*prefix, *suffix])
             marks.append([False] * len(prefix) + mark)
         ids, mask = self.language.batch(rows)
@@ -73,10 +72,18 @@ class TallrecRecommender(PointwiseRecommender):
             text[n, :len(row)] = torch.tensor(row)
         return TokenBatch(ids, mask, text, batch["labels"].float())
 
+    def _example(self, history: list[int], item: int, disliked: list[int]
+                 ) -> tuple[list[int], list[int], list[bool]]:
+        """The prefix of one example, and what `marked` gives where it fits behind it."""
+        with self.fitting([item], [*history, *disliked], lambda: len(self.suffix(item)),
+                          lambda room: self.prefix(history, room=room, disliked=disliked)
+                          ) as prefix:
+            return prefix, *self.marked(item)
+
     def marked(self, item: int) -> tuple[list[int], list[bool]]:
         """Token ids of what follows the prefix for this candidate, and which of them hold a
         letter of the item's text."""
-        lead, text, follow = self.after(self.texts[item])
+        lead, text, follow = self.after(self.text_of(item))
         ids, tokenizer = self.suffix(item), self.language.tokenizer
         begin, end = len(lead), len(lead) + len(text)
         if tokenizer.is_fast:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from bench.data import Dataset
 from bench.text.encode import Encoder
-from bench.text.language import load
+from bench.text.language import Language, load
 from bench.text.pretraining import encoder_state, pretrain, take_encoder_state
 from bench.text.reader import TextReader
 
@@ -59,6 +59,9 @@ class VectorRecommender(TextReader):
         if self.hyper.whiten:
             self._white = whitening(self.encoder(self.texts), self.hyper.whiten)
         return FitResult(notes=notes)
+
+    def reads_with(self) -> Language:
+        return self.language
 
     def items(self) -> Tensor:
         """Unit vectors of the items as their texts are now, (n_items, k)."""

@@ -108,9 +108,10 @@ class Writer:
         if text not in self._kept:
             own = self.language
             before, after = self.instruction.split("{text}", 1)
-            if len(own.ids(text)) > self.room:
+            said = own.plain(text)
+            if len(own.ids(said)) > self.room:
                 self.cut.add(text)
-            words = own.tokenizer.decode(own.ids(text)[:self.room])
+            words = own.tokenizer.decode(own.ids(said)[:self.room])
             ids, mask = own.batch([[*own.begin, *own.ids(before + words + after)]])
             made = own.module.generate(  # type: ignore[operator]
                 input_ids=ids, attention_mask=mask, max_new_tokens=self.longest, do_sample=False,
