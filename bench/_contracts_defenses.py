@@ -47,6 +47,9 @@ def neutral_is_none(lab: Lab) -> None:
     if neutral is None:
         raise Skip("it names no parameters with which it does nothing (neutral_params)")
     plugin = lab.cls.from_params({**lab.params, **neutral})
+    require(plugin.trained_against() is None,
+            f"with {neutral} it says that it was trained against {plugin.trained_against()}",
+            "let trained_against be None where the parameters leave nothing to train against")
     bare, defended = lab.model(no_defense()), lab.model(plugin)
     require(torch.equal(all_scores(bare), all_scores(defended)),
             f"with {neutral} the model differs from the one without defense",

@@ -191,6 +191,12 @@ def gives_embeddings(lab: Lab) -> None:
     require(("features" in lab.plugin().gives) == any(t.role == "feature" for t in tables.values()),
             "it promises features and has no table of role feature, or has one and says nothing",
             "let `gives` name features exactly where feature vectors of items are read")
+    roles = {t.role for t in tables.values()} - {"feature"}
+    require(roles == lab.plugin().table_roles,
+            f"table_roles is {', '.join(sorted(lab.plugin().table_roles)) or 'empty'}, and its "
+            f"tables are of {', '.join(sorted(roles)) or 'neither'}",
+            "let table_roles name user and item where there is such a table: defenses that ask "
+            "for one would fail otherwise")
     for key, table in tables.items():
         size = model.data.n_users if table.role == "user" else model.data.n_items
         require(table.role in ("user", "item", "feature") and len(table.rows()) == size,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench.api import Defense, ModelPlugin, param
 from bench.data import Dataset
-from bench.errors import PluginError
+from bench.defense import no_tables
+from bench.errors import CannotActError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,11 +38,11 @@ class AdversarialDefense(Defense):
         missing = {"embeddings", "gradients"} - model.gives
         if missing:
             return f"{model.name} exposes no {' and no '.join(sorted(missing))}"
-        return None
+        return no_tables(model, self.tables) if self.active_at_all() else None
 
     def loss(self, model: TorchRecommender, batch: Batch, clean_loss: Tensor,
              epoch: int) -> Tensor:
-        if not self.eps or not self.weight or epoch <= self.start_epoch:
+        if not self.active_at_all() or epoch <= self.start_epoch:
             return clean_loss
         # a draw of its own per batch: the users it holds and its loss tell it from the others
         names = (epoch, int(batch["users"][0]), float(clean_loss.detach()))
@@ -65,7 +66,7 @@ class AdversarialDefense(Defense):
         roles = ("user", "item") if self.tables == "both" else (self.tables,)
         tables = {k: t for k, t in model.tables().items() if t.role in roles}
         if not tables:
-            raise PluginError(f"{self.name}: the model has no {self.tables} table to perturb")
+            raise CannotActError(f"{self.name}: the model has no {self.tables} table to perturb")
         radii = self.radii(model, batch, tables, names)
         grads = self._clean_gradients(tables, clean_loss)
         if self.steps == 1:
@@ -94,9 +95,13 @@ class AdversarialDefense(Defense):
         return {k: torch.zeros_like(t.rows()) if g is None else g[t.start:t.stop]
                 for (k, t), g in zip(tables.items(), found, strict=True)}
 
+    def active_at_all(self) -> bool:
+        """Whether its parameters leave anything to it."""
+        return bool(self.eps and self.weight)
+
     def active(self, loop: Loop) -> bool:
         """Whether any epoch of this training is adversarial."""
-        return bool(self.eps and self.weight) and self.start_epoch < loop.hyper.epochs
+        return self.active_at_all() and self.start_epoch < loop.hyper.epochs
 
     def wrap(self, loop: Loop) -> Callable[[int], float] | None:
         """Keeps the plain loop; early stopping keeps none of the plain epochs."""
@@ -105,6 +110,8 @@ class AdversarialDefense(Defense):
         return None
 
     def trained_against(self) -> str | None:
+        if not self.active_at_all():
+            return None
         return "fgsm" if self.steps == 1 else "pgd"
 
     @classmethod

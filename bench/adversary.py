@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.errors import PluginError, TrainingError
+from bench.errors import CannotActError, TrainingError
 from bench.fairness import labels_of
 from bench.models.base import Batch, Table, TorchRecommender
 
@@ -28,7 +28,8 @@ def user_tables(model: TorchRecommender) -> list[Table]:
     """The tables with a row per user."""
     found = [t for t in model.tables().values() if t.role == "user"]
     if not found:
-        raise PluginError("the model has no vectors of users that could be freed of an attribute")
+        raise CannotActError("the model has no vectors of users that could be freed of an "
+                             "attribute")
     return found
 
 

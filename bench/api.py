@@ -67,6 +67,11 @@ class ModelPlugin(Plugin, ABC):
         parameters alone, so that per-user clipping bounds a user's influence)."""
 
     @property
+    def table_roles(self) -> frozenset[str]:
+        """Whose vectors are in the tables that "embeddings" promises: "user", "item"."""
+        return frozenset({"user", "item"} if "embeddings" in self.gives else ())
+
+    @property
     def whole_histories(self) -> bool:
         """Whether a row of its batches is all that one user took, so that no part of the loss
         belongs to one item."""

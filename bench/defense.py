@@ -18,6 +18,16 @@ if TYPE_CHECKING:
     from bench.training import FitResult, Loop
 
 
+def no_tables(model: ModelPlugin, whose: str) -> str | None:
+    """Why this model has no table with vectors of these ("user", "item", or "both", which either
+    will do for), or None where it has."""
+    if "embeddings" not in model.gives:
+        return f"{model.name} exposes no embeddings"
+    if model.table_roles & ({"user", "item"} if whose == "both" else {whose}):
+        return None
+    return f"{model.name} has no table with a vector per {whose.replace('both', 'user or item')}"
+
+
 class Defense(Plugin, ABC):
     """Hooks at up to five places; every hook's default changes nothing."""
 

@@ -163,8 +163,12 @@ class OwnFakes(Defense):
                              hint="trained_on: random-profiles,bandwagon-profiles")
         return names
 
+    def idle(self) -> bool:
+        """Whether its parameters leave nothing to it."""
+        return self.params() == {**self.params(), **(self.neutral_params() or {})}
+
     def trained_against(self) -> str | None:
-        return ", ".join(self.families())
+        return None if self.idle() else ", ".join(self.families())
 
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
         for name in self.families():
@@ -189,7 +193,7 @@ class OwnFakes(Defense):
 
     def served_facts(self, model: Recommender) -> dict[str, Any]:
         attack = getattr(model.intruder, "name", None)
-        if attack is None or self.params() == {**self.params(), **(self.neutral_params() or {})}:
+        if attack is None or self.idle():
             return {}
         seen = self.trained_on_attack(attack, self.sees_ratings(model))
         return {"trained_on_evaluated_attack": seen}

@@ -15,6 +15,8 @@ from bench.errors import TrainingError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bench.api import ModelPlugin
+
 
 @dataclass(frozen=True)
 class Neighbourhoods:
@@ -68,6 +70,27 @@ def neighbourhoods(rows: npt.NDArray[Any], similarity: float, fewest: int, most:
         items[item, :both] = np.concatenate([near, further])
         counts[item, :len(near)], counts[item, len(near):both] = alpha, alpha * decay
     return Neighbourhoods(items.astype(np.int64), counts)
+
+
+# They read the items of a training batch in another shape than as histories: masked, as a graph,
+# as baskets, or the last one alone.
+NOT_BY_PLACE = frozenset(("BERT4Rec", "GCSAN", "HRM", "SHAN", "SRGNN", "TransRec"))
+
+
+def no_places(model: ModelPlugin) -> str | None:
+    """Why what stands at a place of a training history cannot be replaced by another vector in
+    this model, or None where nothing is known against it."""
+    from bench.models.recbole import facts
+
+    missing = {"histories", "embeddings", "gradients"} - model.gives
+    if missing:
+        return f"{model.name} exposes no {' and no '.join(sorted(missing))}"
+    if model.name in NOT_BY_PLACE:
+        return f"{model.name} does not look up the items of a history place by place"
+    if "item_embedding" not in facts().get(model.name, {}).get("tables", ["item_embedding"]):
+        return (f"{model.name} has no table in which the items of a history are looked up one by "
+                "one")
+    return None
 
 
 def chosen_places(items: Tensor, share: float, rng: np.random.Generator) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from bench.api import Dataset, Defense, ModelPlugin, param
+from bench.defense import no_tables
 from bench.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,19 +64,18 @@ class AttributeRemoval(Defense):
 
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
         from bench.fairness import labels_of
-        from bench.models.recbole import RecBoleModel, facts
+        from bench.models.recbole import RecBoleModel
 
         missing = {"embeddings", "gradients"} - model.gives
         if missing:
             return f"{model.name} exposes no {' and no '.join(sorted(missing))}"
-        if "histories" in model.gives:
+        if "histories" in model.gives or model.whole_histories:
             return f"{model.name} makes a user from a history, and has no vector to free"
-        if isinstance(model, RecBoleModel):
-            if not any("user" in table for table in facts()[model.model]["tables"]):
-                return f"{model.name} has no vectors of users"
-            if "user-separable" not in model.gives:
-                return (f"the served vectors of {model.name} mix those of several users (over a "
-                        "graph, or in its loss), so that freeing a user's own row frees little")
+        if "user" not in model.table_roles:
+            return no_tables(model, "user")
+        if isinstance(model, RecBoleModel) and "user-separable" not in model.gives:
+            return (f"the served vectors of {model.name} mix those of several users (over a "
+                    "graph, or in its loss), so that freeing a user's own row frees little")
         try:
             for attribute in self.attributes:
                 labels_of(data, attribute)

@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.api import Dataset, ModelPlugin, param
 from bench.detection import OwnFakes
-from bench.errors import PluginError, TrainingError
+from bench.errors import CannotActError, PluginError, TrainingError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,12 +71,9 @@ class GraphRfi(OwnFakes):
         from bench.models.recbole import facts
         from bench.rowloss import termwise
 
-        if "histories" in model.gives and model.name not in facts():
+        if "user" not in model.table_roles:
             return f"{model.name} has no vector per user to judge"
-        tables = facts().get(model.name, {"tables": ["user"]})["tables"]
-        if "embeddings" not in model.gives or not any(
-                "user" in key or key == "UI_emb" for key in tables):
-            return f"{model.name} has no vector per user to judge"
+        tables = facts().get(model.name, {"tables": ()})["tables"]
         if any(key.startswith("user:") for key in tables):
             return f"{model.name} keeps users and attributes in one table, which cannot grow"
         if self.strength and getattr(model, "epochs", 2) < 2:
@@ -170,7 +167,7 @@ class _Weighted:
 
         found = [t.rows() for t in self.twin.tables().values() if t.role == "user"]
         if not found:
-            raise PluginError("graphrfi: the model has no vector per user to judge")
+            raise CannotActError("graphrfi: the model has no vector per user to judge")
         return torch.cat(found, dim=1)
 
     def judge(self, residual: Tensor) -> None:

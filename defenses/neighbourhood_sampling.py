@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from bench.api import Dataset, Defense, ModelPlugin, param
-from bench.neighbourhoods import mean
+from bench.neighbourhoods import mean, no_places
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,10 +44,7 @@ class NeighbourhoodSampling(Defense):
     rebuild: int = param(10, "epochs between new neighbourhoods", low=1)
 
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
-        missing = {"histories", "embeddings", "gradients"} - model.gives
-        if missing and self.share:
-            return f"{model.name} exposes no {' and no '.join(sorted(missing))}"
-        return None
+        return no_places(model) if self.share else None
 
     def wrap(self, loop: Loop) -> Callable[[int], float] | None:
         if not self.share:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bench.api import Context, Dataset, Defense, ModelPlugin, param
-from bench.errors import PluginError
+from bench.defense import no_tables
+from bench.errors import CannotActError
 
 if TYPE_CHECKING:
     from bench.models.base import Recommender
@@ -52,8 +53,9 @@ class RandomisedSmoothing(Defense):
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
         if not self.sigma:
             return None
-        if "embeddings" not in model.gives:
-            return f"{model.name} exposes no embeddings to add noise to"
+        missing = no_tables(model, self.tables)
+        if missing is not None:
+            return f"{missing} to add noise to"
         if self.k > data.n_items:
             return f"lists of {self.k} are longer than the {data.n_items} items of {data.name}"
         return None
@@ -65,11 +67,13 @@ class RandomisedSmoothing(Defense):
         from bench.models.base import TorchRecommender
 
         if not isinstance(model, TorchRecommender):
-            raise PluginError(f"{self.name}: {type(model).__name__} has no vectors to add noise to")
+            raise CannotActError(f"{self.name}: {type(model).__name__} has no vectors to add noise "
+                                 "to")
         tables = {key: t for key, t in model.tables().items()
                   if t.role in (("user", "item") if self.tables == "both" else (self.tables,))}
         if not tables:
-            raise PluginError(f"{self.name}: the model has no {self.tables} table to add noise to")
+            raise CannotActError(f"{self.name}: the model has no {self.tables} table to add noise "
+                                 "to")
         spreads = {key: self.sigma * (t.median_norm("l2") if self.relative else 1.0)
                    for key, t in tables.items()}
         served = Smoothed(model, data, self.draws, self.alpha, spreads=spreads,

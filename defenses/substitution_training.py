@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from bench.api import Dataset, Defense, ModelPlugin, param
-from bench.neighbourhoods import mean
+from bench.neighbourhoods import mean, no_places
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,10 +43,7 @@ class SubstitutionTraining(Defense):
     step: float = param(1.0, "length of a step of an encoding", above=0)
 
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
-        missing = {"histories", "embeddings", "gradients"} - model.gives
-        if missing and self.share:
-            return f"{model.name} exposes no {' and no '.join(sorted(missing))}"
-        return None
+        return no_places(model) if self.share else None
 
     def wrap(self, loop: Loop) -> Callable[[int], float] | None:
         if not self.share:
@@ -90,7 +87,7 @@ class SubstitutionTraining(Defense):
         return rows[items.clamp_min(0)].masked_scatter(at[..., None], w @ rows)
 
     def trained_against(self) -> str | None:
-        return "substitution"
+        return "substitution" if self.share else None
 
     @classmethod
     def neutral_params(cls) -> dict[str, Any]:

@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from bench.api import Context, Dataset, Defense
 from bench.datasets.blocks import Blocks
 from bench.defenses.adversarial_training import AdversarialTraining
+from bench.defenses.apr_pgd import AprPgd
 from bench.defenses.none import NoDefense
-from bench.errors import PluginError
+from bench.defenses.vat import Vat
+from bench.errors import CannotActError, PluginError
 from bench.models._bprmf import BprRecommender
 from bench.models.base import Batch, build
 from bench.models.bprmf import BPRMF
+from bench.models.fcf import FCF
 from bench.models.pop import Pop
 from bench.perturb import row_norms
 from bench.training import Loop
@@ -115,6 +118,26 @@ def test_more_inner_steps_are_at_least_as_hard(data):
     one = adversarial_part(model, batch, AdversarialTraining(eps=0.5))
     many = adversarial_part(model, batch, AdversarialTraining(eps=0.5, steps=5, step=0.5))
     assert many >= one * 0.999
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_each_of_several_steps_is_that_share_of_the_radius(data, norm):
+    """Two steps of a tenth of the radius, written out: both in the direction of the slope where
+    they begin."""
+    model, batch = at_start(data)
+    weights = {"user": model.module.users.weight, "item": model.module.items.weight}
+    delta = {k: torch.zeros_like(w) for k, w in weights.items()}
+    for _ in range(2):
+        p, q = ((weights[k].detach() + delta[k]).requires_grad_() for k in ("user", "item"))
+        margin = (p[batch["users"]] * (q[batch["items"]] - q[batch["negatives"]])).sum(1)
+        slopes = torch.autograd.grad(nn.functional.softplus(-margin).mean(), [p, q])
+        for key, g in zip(("user", "item"), slopes, strict=True):
+            way = g.sign() if norm == "linf" else g / g.norm(dim=1, keepdim=True).clamp_min(1e-30)
+            delta[key] = delta[key] + 0.1 * 0.8 * way
+    found = AdversarialTraining(eps=0.8, norm=norm, steps=2, step=0.1).perturbation(
+        model, batch, model.loss(batch))
+    for key, expected in delta.items():
+        assert torch.allclose(found[key], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
@@ -226,3 +249,21 @@ def test_models_without_embeddings_are_refused_with_the_reason(data):
     assert "pop" in reason
     assert "embeddings" in reason
     assert AdversarialTraining().unfit(BPRMF(), data) is None
+
+
+def test_models_without_the_table_asked_for_are_refused_or_found_out(data):
+    reason = AdversarialTraining(tables="user").unfit(FCF(), data)
+    assert reason == "fcf has no table with a vector per user"
+    assert AdversarialTraining(tables="user", weight=0.0).unfit(FCF(), data) is None
+    assert AdversarialTraining(tables="item").unfit(FCF(), data) is None
+    assert AdversarialTraining().unfit(FCF(), data) is None
+    model = build(FCF(epochs=1, dim=4), data, Context(0))
+    with pytest.raises(CannotActError, match="no user table"):
+        model.fit(AdversarialTraining(tables="user"), lambda event: None)
+
+
+@pytest.mark.parametrize("defense", [AdversarialTraining, AprPgd, Vat])
+def test_what_trains_against_nothing_does_not_say_that_it_does(defense):
+    assert defense().trained_against() in ("fgsm", "pgd")
+    assert defense(eps=0.0).trained_against() is None
+    assert defense(weight=0.0).trained_against() is None

@@ -255,8 +255,9 @@ def test_the_report_says_that_it_met_what_it_was_trained_on(cls, trained_on, att
     assert facts.get("trained_on_evaluated_attack") is seen
     if trained_on is not None:
         assert defense.trained_against() == trained_on
-        assert not cls(**{"trained_on": trained_on, **cls.neutral_params()}).served_facts(
-            stages.make(BPRMF(epochs=1), prepared, CTX))
+        idle = cls(**{"trained_on": trained_on, **cls.neutral_params()})
+        assert not idle.served_facts(stages.make(BPRMF(epochs=1), prepared, CTX))
+        assert idle.trained_against() is None
 
 
 class Oracle(TrainedDetector):
@@ -559,6 +560,7 @@ def test_no_epoch_without_weights_is_kept(blocks, patience):
 def test_weighting_says_what_it_cannot_act_on(blocks):
     registry = Registry()
     for name, why in (("pop", "no vector per user"), ("SASRec", "no vector per user"),
+                      ("fcf", "no vector per user"), ("text-sasrec", "no vector per user"),
                       ("FM", "one table")):
         model = registry.make("models", {"name": name, "params": {}})
         assert why in GraphRfi().unfit(model, blocks)

@@ -9,15 +9,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bench.adversary import Discriminator, Filter, Removal, user_vectors
+from bench.adversary import Discriminator, Filter, Removal, user_tables, user_vectors
 from bench.api import Context, Dataset, Interactions
 from bench.datasets.blocks import Blocks
 from bench.defenses.attribute_removal import AttributeRemoval
 from bench.defenses.none import NoDefense
-from bench.errors import InputError
+from bench.errors import CannotActError, InputError
 from bench.fairness import labels_of
 from bench.models.base import TorchRecommender, build
 from bench.models.bprmf import BPRMF
+from bench.models.fcf import FCF
 from bench.models.pop import Pop
 from bench.models.recbole import member
 from bench.probe import attribute_labels, probe
@@ -198,6 +199,10 @@ def test_users_without_the_attribute_are_nobodys_lesson(data):
 def test_refusals(data):
     assert "no embeddings" in AttributeRemoval().unfit(Pop(), data)
     assert "history" in AttributeRemoval().unfit(member("SASRec")(), data)
+    assert "history" in AttributeRemoval().unfit(FCF(), data)
+    assert "vector per user" in AttributeRemoval().unfit(member("FISM")(), data)
+    with pytest.raises(CannotActError, match="no vectors of users"):
+        user_tables(build(FCF(dim=4), data, Context(0)))
     assert "graph" in AttributeRemoval().unfit(member("LightGCN")(), data)
     assert "no attribute 'height'" in AttributeRemoval(attributes=("height",)).unfit(BPRMF(), data)
     with pytest.raises(InputError, match="each once"):

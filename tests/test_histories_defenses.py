@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import recbole_toy
 import torch
 
 from bench.api import Context, Dataset
@@ -16,7 +17,12 @@ from bench.defenses.substitution_training import SubstitutionTraining, climbed
 from bench.errors import CannotActError
 from bench.models import recbole
 from bench.models.base import build
-from bench.neighbourhoods import Neighbourhoods, chosen_places, neighbourhoods
+from bench.neighbourhoods import (
+    NOT_BY_PLACE,
+    Neighbourhoods,
+    chosen_places,
+    neighbourhoods,
+)
 from bench.training import Loop
 
 SIZES: dict[str, dict[str, Any]] = {"SASRec": {"hidden_size": 16, "inner_size": 32},
@@ -180,6 +186,32 @@ def test_windows_and_prefixes_and_other_models(data: Dataset) -> None:
     assert NeighbourhoodSampling(share=0.0).unfit(recbole.member("BPR")(), data) is None
 
 
+SEQUENTIAL = [n for n, k in recbole.facts().items()
+              if {"histories", "embeddings", "gradients"} <= set(k["gives"])]
+QUICK = ("FPMC", "SRGNN", "BERT4Rec", "SASRec", "GRU4Rec")
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow)
+                                  for n in SEQUENTIAL])
+def test_it_is_known_before_training_whose_places_cannot_be_replaced(name: str) -> None:
+    """`unfit` says so exactly where the training would find it out."""
+    plugin = recbole_toy.plugin(name, epochs=1, patience=0)
+    model = build(plugin, recbole_toy.data(), recbole_toy.CTX)
+    try:
+        model.fit(SubstitutionTraining(steps=1), lambda event: None)
+        found = None
+    except CannotActError as error:
+        found = str(error)
+    for defense in (SubstitutionTraining(), NeighbourhoodSampling()):
+        said = defense.unfit(plugin, recbole_toy.data())
+        assert (said is None) == (found is None)
+        assert str(found).startswith(str(said))
+    assert set(SEQUENTIAL) >= NOT_BY_PLACE
+    assert SubstitutionTraining(share=0.0).unfit(plugin, recbole_toy.data()) is None
+    assert SubstitutionTraining(share=0.0).trained_against() is None
+    assert SubstitutionTraining().trained_against() == "substitution"
+
+
 # -- substitution training ---------------------------------------------------------------------
 
 def test_a_step_of_encodings_by_hand() -> None:
@@ -226,3 +258,29 @@ def test_slopes_of_encodings_are_finite_differences(data: Dataset) -> None:
                 found.append(float(model.loss(batch).double()))
     assert abs(float(slope[0, 0] @ way)) > 0.01
     assert (found[0] - found[1]) / 2e-3 == pytest.approx(float(slope[0, 0] @ way), rel=5e-2)
+
+
+def test_the_second_step_learns_from_what_was_climbed(data: Dataset,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each batch a plain step, then one whose loss is that of the mixtures, with their slope."""
+    model = made(data, learning_rate=1e-9)
+    loop, defense = Loop(model, NoDefense()), SubstitutionTraining(share=1.0, steps=3, step=0.5)
+    climb, met, seen = SubstitutionTraining.vectors, [], []
+    monkeypatch.setattr(SubstitutionTraining, "vectors", lambda *given: (
+        met.append(climb(*given)), met[-1])[1])
+
+    def step(batch: Any, epoch: int) -> float:
+        with model.evaluating():
+            seen.append((float(model.loss(batch).detach()), batch))
+        return seen[-1][0]
+
+    monkeypatch.setattr(loop, "step", step)
+    run = defense.wrap(loop)
+    assert run is not None
+    run(1)
+    assert len(seen) == 2 * len(met) > 2
+    for (plain, batch), (mixed, same), vectors in zip(seen[::2], seen[1::2], met, strict=True):
+        assert same is batch
+        with model.evaluating(), model.looking_up(batch["histories"], vectors):
+            assert mixed == pytest.approx(float(model.loss(batch).detach()), rel=1e-6)
+        assert mixed > plain

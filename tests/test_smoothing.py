@@ -19,9 +19,11 @@ from bench.data import Interactions
 from bench.datasets.blocks import Blocks
 from bench.defense import Defense
 from bench.defenses.randomised_smoothing import RandomisedSmoothing
+from bench.errors import CannotActError
 from bench.models._bprmf import BprRecommender
 from bench.models.base import build
 from bench.models.bprmf import BPRMF
+from bench.models.fcf import FCF
 from bench.models.recbole import member
 from bench.oracle import leave_radius, pairwise_radius, worst_direction
 from bench.perturb import row_norms
@@ -256,6 +258,12 @@ def test_who_cannot_is_refused_with_a_reason() -> None:
     assert "no embeddings" in RandomisedSmoothing().unfit(member("EASE")(), data)
     assert RandomisedSmoothing(sigma=0.0).unfit(member("EASE")(), data) is None
     assert RandomisedSmoothing().unfit(BPRMF(), data) is None
+    for learner in (FCF(), member("SASRec")(), member("FISM")()):
+        assert "no table with a vector per user" in RandomisedSmoothing().unfit(learner, data)
+        assert RandomisedSmoothing(tables="both").unfit(learner, data) is None
+    bare = build(FCF(dim=4), data, CTX)
+    with pytest.raises(CannotActError, match="no user table"):
+        RandomisedSmoothing(draws=2).harden(bare, data, CTX)
 
 
 @pytest.mark.parametrize("check", [neutral_is_none, runs])

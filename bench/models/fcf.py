@@ -43,6 +43,10 @@ class FCF(TrainedModel):
         return frozenset({"embeddings", "gradients", "user-separable"})
 
     @property
+    def table_roles(self) -> frozenset[str]:
+        return frozenset({"item"})  # users' vectors are solved where they are asked for
+
+    @property
     def whole_histories(self) -> bool:
         return True
 

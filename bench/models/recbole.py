@@ -77,6 +77,14 @@ class RecBoleModel(ModelPlugin):
         return frozenset([*known["gives"], *(["dislikes"] if known["input"] == "points" else [])])
 
     @property
+    def table_roles(self) -> frozenset[str]:
+        known = facts()[self.model]
+        if "embeddings" not in known["gives"]:
+            return frozenset()
+        return frozenset("user" if "user" in key or key == "UI_emb" else "item"
+                         for key in known["tables"])
+
+    @property
     def whole_histories(self) -> bool:
         return bool(facts()[self.model]["input"] == "users")
 

@@ -80,6 +80,10 @@ class TextSequenceModel(Pretrained, Ways, TrainedModel):
             given.add("user-separable")
         return frozenset(given)
 
+    @property
+    def table_roles(self) -> frozenset[str]:
+        return frozenset({"item"} if self.with_ids else ())
+
     def unfit(self, data: Dataset) -> str | None:
         from bench.item_features import available
 
