@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from bench.models.base import Batch, TorchRecommender
     from bench.rowloss import Terms
     from bench.training import Loop
+
+NEGATIVES = "labelled negatives"
 
 
 class GroupDro(Defense):
@@ -89,8 +92,7 @@ class _Weights:
         data, device = loop.model.data, loop.model.ctx.device
         self.hyper = hyper
         self.facts: dict[str, dict[str, float]] = {}
-        names, of = labels(data, hyper.of, hyper.groups)
-        self.names = [*names, "labelled negatives"] if hyper.of == "items" else names
+        self.names, of = labels(data, hyper.of, hyper.groups)
         self.label = torch.as_tensor(of, device=device)  # (n_users,) or (n_items,)
         rows = rated(loop.model, data)
         counts = torch.bincount(self.label[torch.as_tensor(
@@ -98,9 +100,7 @@ class _Weights:
             minlength=len(self.names)).double()
         if hyper.start == "uniform":
             counts = (counts > 0).double()
-        elif hyper.of == "items":
-            counts[-1] = counts.sum()  # as many negatives as positives, where there are labels
-        self.log_q = counts.log()  # (G,)
+        self.log_q = counts.log().log_softmax(0)  # (G,)
         loop.notes["group_dro"] = self.facts
 
     def loss(self, model: TorchRecommender, batch: Batch, clean_loss: Tensor,
@@ -117,13 +117,22 @@ class _Weights:
         if self.hyper.of == "users":
             return self.label[terms.users]
         assert terms.items is not None  # `unfit` turned the others away
+        if terms.labels is None:
+            return self.label[terms.items]
+        if self.names[-1] != NEGATIVES:  # met first now: only the rows say whether there are any
+            positive = self.log_q.isfinite().sum()  # groups that have rows
+            share = 0.5 if self.hyper.start == "shares" else float(1 / (positive + 1))
+            more = torch.log(self.log_q.new_tensor([share]))  # as many as positives, or as a group
+            self.log_q = torch.cat([self.log_q + math.log1p(-share), more])
+            self.names = [*self.names, NEGATIVES]
         return torch.where(terms.positive(), self.label[terms.items], len(self.names) - 1)
 
     def weights(self, terms: Terms) -> Tensor:
         """One update of q, then the weight q_g · T / n_g of each term, (T,)."""
         import torch
 
-        of, total = self.groups(terms), len(self.names)
+        of = self.groups(terms)
+        total = len(self.names)
         losses = terms.losses.detach().double()
         count = torch.bincount(of, minlength=total)  # (G,)
         mean = losses.new_zeros(total).index_add(0, of, losses) / count.clamp_min(1)  # (G,)

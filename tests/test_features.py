@@ -244,6 +244,24 @@ def test_smote_stays_between_neighbours_of_the_minority(data: Dataset) -> None:
     assert not torch.equal(delta, made.moved())  # a stream kept, not started over
 
 
+def test_the_moved_rows_count_as_often_as_there_are_rows_of_the_minority(data: Dataset) -> None:
+    """L(batch) + weight · (minority rows / rows) · L(minority rows, moved)."""
+    from bench.defenses.feature_smote import _Synthetic
+
+    model = build(VBPR(**HYPER), data, Context(0))
+    assert isinstance(model, VbprRecommender)
+    own = _Synthetic(FeatureSmote(tail=0.3, neighbours=3, weight=2.0), Loop(model, NoDefense()))
+    batch = next(iter(model.batches(1, 200)))
+    delta = own.moved()
+    own.moved = lambda: delta  # type: ignore[method-assign]
+    rows = own.minority[batch["items"]]
+    assert 0 < int(rows.sum()) < 100
+    part = {k: v[rows] for k, v in batch.items()}
+    moved = float(model.loss(part, {own.key: delta}).detach())
+    expected = float(model.loss(batch).detach()) + 2.0 * float(rows.double().mean()) * moved
+    assert own.step(batch, 1) == pytest.approx(expected, rel=1e-5)
+
+
 def test_smote_touches_no_row_outside_training(data: Dataset) -> None:
     model = fitted(data, FeatureSmote(weight=1.0))
     assert torch.equal(model.module.features, torch.from_numpy(data.item_features["picture"]))

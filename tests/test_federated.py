@@ -425,6 +425,19 @@ def test_krum_leaves_out_those_who_lie_apart():
     assert multi_krum(g, 0.2).tolist() == kept
 
 
+def test_krum_counts_the_nearest_k_minus_f_minus_two():
+    """By hand, on uploads where counting all but f would keep others."""
+    decided = 0
+    for seed in range(20):
+        g = torch.randn(20, 2, generator=torch.Generator().manual_seed(seed))
+        far = (g[:, None] - g[None]).pow(2).sum(dim=2).sort(dim=1).values[:, 1:]  # without itself
+        kept, other = (sorted(far[:, :near].sum(dim=1).argsort()[:11].tolist())
+                       for near in (20 - 9 - 2, 20 - 9))
+        assert multi_krum(g, 0.45).tolist() == kept
+        decided += kept != other
+    assert decided
+
+
 @pytest.mark.parametrize("how", ["median", "trimmed-mean", "krum"])
 def test_robust_rounds_train(data, how):
     from bench.evaluate import evaluate

@@ -195,6 +195,23 @@ def test_negatives_follow_popularity_and_are_nobodys_own(data, name):
                            rows["items"][rows["labels"] > 0.5])
 
 
+def test_who_took_nearly_everything_gets_other_negatives_by_popularity_all_the_same():
+    """One draw alone would meet an own item most of the time, and keep the uniform negative."""
+    free, counts = [0, 1, 2], [60, 15, 5]
+    rows = [(u, i) for i, n in zip(free, counts, strict=True) for u in range(100, 100 + n)]
+    rows += [(u, i) for u in range(100) for i in range(3, 12)] + [(u, 11) for u in range(100, 160)]
+    users, items = (np.array(x, np.int64) for x in zip(*sorted(rows), strict=True))
+    base = Blocks(users=160, items=12).load()
+    data = base.replace(train=Interactions(users, items, times=None if base.train.times is None
+                                           else np.arange(len(users), dtype=np.float64)))
+    shown_ = shown(data, PopularityNegatives(gamma=1.0), epochs=6)
+    mine = shown_["users"] < 100
+    found = np.bincount(shown_["negatives"][mine].numpy(), minlength=3) / int(mine.sum())
+    missed = (1 - 80 / (80 + 900 + 60)) ** 16  # all attempts met own items: uniform then
+    odds = np.array(counts) / 80 * (1 - missed) + missed / 3
+    assert np.abs(found - odds).max() < 0.03
+
+
 def test_injected_users_count_as_everybody_and_the_test_split_is_not_read(data):
     fakes = Interactions(np.zeros(5, np.int64), np.arange(10, 15), times=None if data.train.times
                          is None else np.arange(5.0))
@@ -324,6 +341,34 @@ def test_group_weights_follow_algorithm_1(data, start):
         assert loop.notes["group_dro"][name]["weight"] == pytest.approx(weight, rel=1e-5)
 
 
+@pytest.mark.parametrize("start", ["uniform", "shares"])
+@pytest.mark.parametrize("name", ["bprmf", "NeuMF"])
+def test_weights_of_groups_of_items_begin_as_stated_and_sum_to_one(data, name, start):
+    """Labelled negatives are a group where there are any: half of the rows, one of the groups."""
+    model = made(data, name)
+    loop = Loop(model, GroupDro(of="items", groups="popularity", eta=0.0, start=start))
+    own = _Weights(loop.defense, loop)
+    own.weights(rowloss.row_terms(model, next(iter(model.batches(1, 10**6)))))
+    found = {k: v["weight"] for k, v in loop.notes["group_dro"].items()}
+    names, of = imbalance.labels(data, "items", "popularity")
+    shares = np.bincount(of[data.train.items]) / len(data.train)
+    if start == "uniform":
+        shares = np.ones(3) / 3
+    if name == "NeuMF":
+        names, shares = [*names, "labelled negatives"], np.r_[shares, 1.0] / 2
+        shares = np.ones(4) / 4 if start == "uniform" else shares
+    assert found == pytest.approx(dict(zip(names, shares, strict=True)))
+
+
+def test_injected_users_are_in_groups_of_activity_like_all_others(data):
+    """Who is injected is not told: the groups are those of data in which nobody is."""
+    names, of = imbalance.labels(data, "users", "activity")
+    blind, same = imbalance.labels(data.replace(n_fake=60), "users", "activity")
+    assert blind == names
+    assert "none" not in names
+    assert (same == of).all()
+
+
 def two_sides(data: Dataset) -> Dataset:
     """Four of five users take the first half of the items, the others the second."""
     few = np.arange(data.n_users) % 5 == 0
@@ -400,6 +445,19 @@ def test_macr_loss_by_its_formula(data):
     assert found.item() == pytest.approx(total / 40, rel=1e-4)
     slopes = torch.autograd.grad(found, [*m.beside.values(), m.users.weight, m.items.weight])
     assert all(s.abs().max() > 0 for s in slopes)
+
+
+def test_macr_keeps_the_models_own_penalties(data):
+    plain, defense = branched(data)
+    model, batch = made(data, l2=0.3), next(iter(plain.batches(1, 40)))
+    model.module.load_state_dict({k: v for k, v in plain.module.state_dict().items()
+                                  if not k.startswith("beside")})
+    model.module.beside = plain.module.beside
+    losses = [defense.loss(m, batch, m.loss(batch), 1).item() for m in (model, plain)]
+    m = plain.module
+    own = sum((w[batch[k]] ** 2).sum().item() for w, k in (
+        (m.users.weight, "users"), (m.items.weight, "items"), (m.items.weight, "negatives")))
+    assert losses[0] - losses[1] == pytest.approx(0.5 * 0.3 * own / 40, rel=1e-3)
 
 
 @pytest.mark.parametrize("c", [0.0, 0.7])

@@ -149,6 +149,19 @@ def test_reweighted_loss_by_its_formula(data, name):
     assert torch.allclose(slope * len(terms.losses), (-terms.losses).exp() ** 0.5)  # constant
 
 
+def test_weights_of_the_reweighted_loss_are_constants_in_its_slope(data):
+    model = made(data)
+    batch = one_batch(model)
+    losses = model.row_parts(batch)[0]  # (B,)
+    found = ReweightedLoss(beta=0.5).loss(model, batch, model.loss(batch), 1)
+    weights = (-losses).exp().detach() ** 0.5
+    tables = (model.module.users.weight, model.module.items.weight)
+    for one, other in zip(torch.autograd.grad(found, tables),
+                          torch.autograd.grad((weights * losses).mean(), tables), strict=True):
+        assert torch.allclose(one, other, atol=1e-7)
+        assert one.any()
+
+
 @pytest.mark.parametrize("gamma", [0.5, 2.0])
 def test_focal_loss_and_its_slope_by_the_formula(data, gamma):
     model = made(data)
@@ -373,6 +386,20 @@ def test_erm_users_keep_their_budget_and_nobody_else_sees_them():
     assert torch.equal(model.module.users.weight,
                        training.inner.model.module.users.weight[:data.n_users])
     assert loop.samples == len(data.train) + 20
+
+
+def test_erm_users_rate_by_so_much_more_than_the_mean(monkeypatch):
+    """raise_by is a share of the highest rating: .25 of 5."""
+    from bench.profiles import RatingModel
+
+    monkeypatch.setattr(RatingModel, "to_scale", lambda self, ratings: ratings)
+    found = []
+    for raise_by in (0.0, 0.25):
+        loop = Loop(rating_model(Blocks(users=40, items=32, explicit=True).load()),
+                    Apt(users=5, items=4, start_epoch=0, raise_by=raise_by))
+        found.append(ErmTraining(loop.defense, loop)._erm_users())
+    assert (found[0].items == found[1].items).all()
+    assert np.allclose(found[1].ratings - found[0].ratings, 0.25 * 5)
 
 
 def test_training_risk_falls_faster_than_with_random_users():
