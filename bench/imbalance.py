@@ -173,7 +173,8 @@ class PopularNegatives:
         self.rows = Rows(model.data, model.ctx)
         self.seed = model.ctx.number("popularity-negatives")
         weights = item_counts(model.data).astype(np.float64) ** gamma
-        self.ends = torch.as_tensor(np.cumsum(weights) / weights.sum(), device=model.ctx.device)
+        self.ends = torch.as_tensor(np.cumsum(weights) / max(weights.sum(), 1e-300),
+                                    device=model.ctx.device)
 
     def replace(self, batch: Batch, epoch: int) -> Batch:
         """The batch with its negatives drawn anew: "negatives", or rows with label 0."""

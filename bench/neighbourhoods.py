@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.data import Floats, Ints
-from bench.errors import TrainingError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,11 +101,3 @@ def chosen_places(items: Tensor, share: float, rng: np.random.Generator) -> Tens
     rank = torch.where(there, keys, torch.inf).argsort(dim=1).argsort(dim=1)  # (B, L)
     count = (share * there.sum(dim=1) + 1e-9).long().clamp_min(1)  # (B,)
     return there & (rank < count[:, None])
-
-
-def mean(losses: Sequence[float]) -> float:
-    """The mean loss of an epoch, which must have had a batch."""
-    if not losses:
-        raise TrainingError("there is nothing to train on: no batch could be made of the train "
-                            "rows")
-    return sum(losses) / len(losses)

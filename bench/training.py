@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +98,14 @@ class Loop:
         """One descent step on one batch; the loss."""
         self.optimizer.zero_grad(set_to_none=True)
         clean = self.model.loss(batch)
-        loss = self.defense.loss(self.model, batch, clean, epoch)
+        return self.descend(self.defense.loss(self.model, batch, clean, epoch), batch, epoch)
+
+    def descend(self, loss: torch.Tensor, batch: Batch, epoch: int) -> float:
+        """The step itself, down a loss made of this batch by whoever took over; its value.
+
+        Raises:
+            TrainingError: it is not finite.
+        """
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingError(f"the loss became {value} in epoch {epoch}; lower learning_rate")
@@ -125,11 +132,19 @@ class Loop:
 
     def run_epoch(self, epoch: int) -> float:
         """One pass over the train rows; the mean loss."""
-        losses = [self.step(batch, epoch) for batch in self.batches(epoch)]
-        if not losses:
-            raise TrainingError("there is nothing to train on: no batch could be made of the "
-                                "train rows")
-        return sum(losses) / len(losses)
+        return mean([self.step(batch, epoch) for batch in self.batches(epoch)])
+
+
+def mean(losses: Sequence[float]) -> float:
+    """The mean loss of an epoch.
+
+    Raises:
+        TrainingError: it had no batch.
+    """
+    if not losses:
+        raise TrainingError("there is nothing to train on: no batch could be made of the train "
+                            "rows")
+    return sum(losses) / len(losses)
 
 
 def rate_scale(step: int, total: int, warmup: float, schedule: str) -> float:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.api import Dataset, Defense, ModelPlugin, param
+from bench.training import mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,8 +53,7 @@ class FeatureSmote(Defense):
         synthetic = _Synthetic(self, loop)
 
         def run_epoch(epoch: int) -> float:
-            losses = [synthetic.step(batch, epoch) for batch in loop.batches(epoch)]
-            return sum(losses) / max(len(losses), 1)
+            return mean([synthetic.step(batch, epoch) for batch in loop.batches(epoch)])
 
         return run_epoch
 
@@ -111,8 +111,4 @@ class _Synthetic:
         loop.optimizer.zero_grad(set_to_none=True)
         clean = loop.model.loss(batch)
         loss = clean + self.hyper.weight * share * loop.model.loss(part, {self.key: delta})
-        loss.backward()  # type: ignore[no-untyped-call]
-        loop.optimizer.step()
-        loop.model.forget()
-        loop.samples += len(batch["users"])
-        return float(loss.detach())
+        return loop.descend(loss, batch, epoch)

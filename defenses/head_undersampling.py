@@ -42,6 +42,8 @@ class HeadUndersampling(Defense):
         from bench.sampling import hash_rows
 
         counts = item_counts(data).astype(np.float64)
+        if not counts.any():
+            return data  # nothing to thin; training says that there is nothing to train on
         threshold = float(np.quantile(counts[counts > 0], self.quantile, method="lower"))
         keep = np.minimum(1.0, (threshold / np.maximum(counts, 1.0)) ** self.gamma)  # (n_items,)
         rows = data.train

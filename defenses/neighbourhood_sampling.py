@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from bench.api import Dataset, Defense, ModelPlugin, param
-from bench.neighbourhoods import mean, no_places
+from bench.neighbourhoods import no_places
+from bench.training import mean
 
 if TYPE_CHECKING:
     from torch import Tensor

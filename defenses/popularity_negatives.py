@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from bench.api import Dataset, Defense, ModelPlugin, param
+from bench.training import mean
 
 if TYPE_CHECKING:
     from bench.training import Loop
@@ -47,7 +48,7 @@ class PopularityNegatives(Defense):
         def run_epoch(epoch: int) -> float:
             losses = [loop.step(draw.replace(batch, epoch), epoch)
                       for batch in loop.batches(epoch)]
-            return sum(losses) / max(len(losses), 1)
+            return mean(losses)
 
         return run_epoch
 

@@ -1,0 +1,72 @@
+"""Defenses that take over the epochs refuse what the plain loop refuses: nothing to learn from,
+and losses that are no numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from bench import stages
+from bench.api import Context, Dataset, Defense
+from bench.datasets.blocks import Blocks
+from bench.defenses.feature_smote import FeatureSmote
+from bench.defenses.head_undersampling import HeadUndersampling
+from bench.defenses.neighbourhood_sampling import NeighbourhoodSampling
+from bench.defenses.none import NoDefense
+from bench.defenses.popularity_negatives import PopularityNegatives
+from bench.defenses.substitution_training import SubstitutionTraining
+from bench.defenses.tail_oversampling import TailOversampling
+from bench.errors import TrainingError
+from bench.models.base import TorchRecommender, build
+from bench.models.bprmf import BPRMF
+from bench.models.recbole import member
+from bench.models.vbpr import VBPR
+from bench.training import Loop
+
+CTX = Context(0)
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    made = Blocks(users=30, items=24).load()
+    picture = np.random.default_rng(0).normal(size=(24, 6)).astype(np.float32)
+    return made.replace(item_features={"picture": picture})
+
+
+def plugin(name: str):  # type: ignore[no-untyped-def]
+    if name == "vbpr":
+        return VBPR(dim=4, epochs=2, batch_size=64, patience=0)
+    if name == "bprmf":
+        return BPRMF(dim=4, epochs=2, batch_size=64, patience=0)
+    return member(name)(epochs=1, max_length=6, patience=0)
+
+
+@pytest.mark.parametrize(("defense", "name"), [
+    (NoDefense(), "bprmf"), (HeadUndersampling(), "bprmf"), (PopularityNegatives(), "bprmf"),
+    (TailOversampling(), "bprmf"), (FeatureSmote(), "vbpr"), (NeighbourhoodSampling(), "SASRec"),
+    (SubstitutionTraining(), "SASRec")], ids=lambda x: getattr(x, "name", x))
+def test_no_train_row_is_said_and_not_a_loss_of_zero(data: Dataset, defense: Defense,
+                                                     name: str) -> None:
+    bare = data.replace(train=data.train[:0])
+    cleaned = defense.clean(bare, CTX)
+    with pytest.raises(TrainingError, match="nothing to train on"):
+        stages.train(build(plugin(name), cleaned, CTX), defense, lambda event: None)
+
+
+def test_synthetic_rows_do_not_teach_what_is_no_number(data: Dataset) -> None:
+    """They step by themselves, and are held to what the plain loop is held to."""
+    model = build(plugin("vbpr"), data, CTX)
+    assert isinstance(model, TorchRecommender)
+    defense = FeatureSmote(tail=0.5)
+    loop = Loop(model, defense)
+    run_epoch = defense.wrap(loop)
+    assert run_epoch is not None
+    assert np.isfinite(run_epoch(1))
+    assert loop.steps == sum(1 for _ in loop.batches(1))  # counted as the plain loop counts
+    before = {k: v.clone() for k, v in model.state().items()}
+    with torch.no_grad():
+        model.module.features[:] = torch.nan
+    with pytest.raises(TrainingError, match="the loss became nan in epoch 2; lower"):
+        run_epoch(2)
+    assert all(torch.equal(v, before[k]) for k, v in model.state().items() if k != "features")
