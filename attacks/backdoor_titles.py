@@ -38,7 +38,8 @@ class BackdoorTitles(Attack):
     exposures are with trigger and offer. Where nothing defends, `clean_model_trigger_on` has the
     exposures under the same trigger and offer on the model of clean data: only what goes beyond
     them was learned, the rest is what any odd word does. Models that train nothing on texts have
-    nothing to learn it by.
+    nothing to learn it by. Defenses that judge texts by those of the training (perplexity-filter,
+    text-sanitizer) take the carriers for genuine: the report says so where both meet.
 
     Budget: round(budget · items) texts, at least one; round(fakes · genuine users) fake users, at
     least one, each of `length` items, carriers included. fakes 0: texts alone; budget 0: the

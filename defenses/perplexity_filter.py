@@ -25,7 +25,9 @@ class PerplexityFilter(Defense):
     begin token (Jain et al., "Baseline Defenses for Adversarial Attacks Against Aligned Language
     Models", 2023, https://arxiv.org/abs/2309.00614; Alon and Kamfonas, "Detecting Language Model
     Attacks with Perplexity", 2023). Threshold: `slack` times the `quantile` of the perplexities
-    of the catalogue's texts before any attack; no label, no test row and no attacked text enters.
+    of the catalogue's texts at training; no label, no test row and no text written later enters. An
+    attack that wrote texts before the training (backdoor-titles) moves the threshold and is
+    judged by it: the report flags such a cell.
 
     What is above it is cut in parts: sentences, or, where there is one sentence, windows of
     `window` words. Again and again that part goes without which perplexity is lowest, until the
@@ -96,7 +98,8 @@ class PerplexityFilter(Defense):
             return {}
         above = own.odd(own.genuine)  # (n_items,)
         names, group = labels(model.data, "items", "popularity")
-        return {"judge": self.judge, "threshold": own.threshold,
+        return {"takes_for_genuine": "the texts of the training",
+                "judge": self.judge, "threshold": own.threshold,
                 "false_positives": float(above.mean()), "of": len(above), "texts_cut": own.cut,
                 "false_positives_held_out": own.held_out(),
                 "false_positives_by_popularity": {
@@ -117,7 +120,7 @@ class Odd:
 
     Args:
         hyper: quantile, slack, window, neutral text. language: causal.
-        genuine: the catalogue's texts before any attack.
+        genuine: the catalogue's texts at training.
     """
 
     def __init__(self, hyper: PerplexityFilter, language: Language,

@@ -30,10 +30,12 @@ class TextSanitizer(Defense):
     distance of Damerau, 1964) away from exactly one word of the catalogue becomes that word.
 
     The last three leave every word alone that the catalogue has: what they know are the texts as
-    they were before any attack, which whoever runs the catalogue keeps. A clean text can thus be
-    changed by the first three alone; the report gives the share that is. A homoglyph edit is
-    undone in full where the word has no letter outside the table. What it cannot undo: words of
-    the catalogue put elsewhere, and what changes two letters of a word.
+    they were at training, which whoever runs the catalogue keeps. A text that stayed as it was can
+    thus be changed by the first three alone; the report gives the share that is. They can tell
+    what was written after the training, and not what an attack put into texts before it
+    (backdoor-titles): its words are the catalogue's, and the report flags such a cell. A homoglyph
+    edit is undone in full where the word has no letter outside the table. What it cannot undo:
+    words of the catalogue put elsewhere, and what changes two letters of a word.
 
     No budget, no noise. A model that was fine-tuned was so on the texts as they were. All steps
     false: nothing happens. Adaptive attack: those on texts ask the model behind the sanitiser.
@@ -71,7 +73,8 @@ class TextSanitizer(Defense):
             return {}
         pairs = list(zip(model.data.item_text or (), own(model.data.item_text or ()), strict=True))
         changed = [list(pair) for pair in pairs if pair[0] != pair[1]]
-        return {"clean_texts_changed": len(changed) / max(len(pairs), 1), "of": len(pairs),
+        return {"takes_for_genuine": "the texts of the training",
+                "clean_texts_changed": len(changed) / max(len(pairs), 1), "of": len(pairs),
                 "examples": changed[:3]}
 
     @classmethod
