@@ -12,6 +12,7 @@ import math
 
 import numpy as np
 
+from bench.data import Dataset
 from bench.errors import InputError
 
 _CLOSE = 1e-3  # relative width to which the noise is found
@@ -136,3 +137,15 @@ def noise_for(epsilon: float, sample_rate: float, steps: int, delta: float,
     while (more := over(found)) > 0:
         found += max(more, _CLOSE / 2)
     return math.exp(found)
+
+
+def too_likely(delta: float, data: Dataset) -> str | None:
+    """Why this δ promises nothing on this data, or None: from one over the number of users on,
+    publishing the whole history of a user drawn at random is (0, δ)-private (Dwork and Roth, "The
+    Algorithmic Foundations of Differential Privacy", 2014, section 2.3)."""
+    n = data.n_genuine  # as in the data without injected users, so that both are refused or none
+    if delta < 1 / n:
+        return None
+    return (f"user-level privacy would be claimed falsely: with delta {delta:g}, not below one "
+            f"over the {n} users of {data.name}, one of them may be published whole; take a delta "
+            f"well below {1 / n:.2g}")

@@ -25,8 +25,8 @@ class PrivateTraining(Defense):
 
     epsilon: float = param(8.0, "privacy loss that may be spent; .inf asks for none", above=0,
                            high=math.inf)
-    delta: float = param(1e-5, "probability with which the bound may fail; well below one over "
-                         "the number of users", above=0, high=0.5)
+    delta: float = param(1e-5, "probability with which the bound may fail; must be below one "
+                         "over the number of users, better well below", above=0, high=0.5)
     clip: float = param(1.0, "largest norm of one user's gradient; .inf does not clip", above=0,
                         high=math.inf)
     sample_rate: float = param(0.05, "probability with which a user is drawn for a step", above=0,
@@ -62,7 +62,14 @@ class PrivateTraining(Defense):
             return (f"user-level privacy would be claimed falsely: the loss of one user of "
                     f"{model.name} depends on other users' rows ({why}), so clipping per user does "
                     "not bound a user's influence")
-        return None
+        return self.unsafe(data)
+
+    def unsafe(self, data: Dataset) -> str | None:
+        """Why its δ promises nothing on this data, or None, as where there is no noise."""
+        from bench.accounting import too_likely
+
+        quiet = self.off() or self.noise_multiplier == 0
+        return None if quiet else too_likely(self.delta, data)
 
     def wrap(self, loop: Loop) -> Callable[[int], float] | None:
         return None if self.off() else self.steps(loop).run_epoch

@@ -45,8 +45,8 @@ class DpLora(PrivateTraining):
         if check is None:
             return f"{model.name} fine-tunes no language model; dp-sgd is for other models"
         why = check()
-        return None if why is None else (f"user-level privacy of what {model.name} tunes would be "
-                                         f"claimed falsely: {why}")
+        return self.unsafe(data) if why is None else (
+            f"user-level privacy of what {model.name} tunes would be claimed falsely: {why}")
 
     def steps(self, loop: Loop) -> PrivateSteps:
         from bench.text.private import TunedSteps

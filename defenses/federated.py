@@ -98,8 +98,9 @@ class Federated(Defense):
                              "parameters; .inf does not clip", above=0, high=math.inf)
     honest: float = param(1.0, "share of a round's clients whose noise has to reach the sum",
                           above=0, high=1)
-    delta: float = param(1e-5, "probability with which the bound of the noise may fail; well below "
-                         "one over the number of users", above=0, high=0.5)
+    delta: float = param(1e-5, "probability with which the bound of the noise may fail; must be "
+                         "below one over the number of users, better well below", above=0,
+                         high=0.5)
 
     def __post_init__(self) -> None:
         if self.noise_multiplier:
@@ -161,6 +162,10 @@ class Federated(Defense):
         if getattr(model, "family", "") == "context":
             return (f"{model.name} keeps users and items in one table, of which a client could "
                     "not keep its own rows to itself")
+        if self.noise_multiplier:
+            from bench.accounting import too_likely
+
+            return too_likely(self.delta, data)
         return None
 
     def wrap(self, loop: Loop) -> Callable[[int], float] | None:

@@ -51,8 +51,8 @@ class DPALS(ModelPlugin):
     iterations: int = param(2, "rounds of both half-steps; each costs privacy", low=1)
     init_std: float = param(0.1, "standard deviation of the initial item vectors", above=0)
     epsilon: float = param(8.0, "privacy loss that may be spent", above=0)
-    delta: float = param(1e-5, "probability with which the bound may fail; well below one over "
-                         "the number of users", above=0, high=0.5)
+    delta: float = param(1e-5, "probability with which the bound may fail; must be below one "
+                         "over the number of users, better well below", above=0, high=0.5)
     noise_multiplier: float | None = param(None, "σ, instead of what epsilon needs; 0: no noise "
                                            "and no privacy", low=0)
     row_clip: float = param(0.1, "largest norm of a user's vector in the sums (Γ_u); .inf does "
@@ -82,8 +82,12 @@ class DPALS(ModelPlugin):
         return "rating" if self.feedback == "explicit" else "other"
 
     def unfit(self, data: Dataset) -> str | None:
+        from bench.accounting import too_likely
         from bench.models.als import ALS
 
+        reason = None if self.noise_multiplier == 0 else too_likely(self.delta, data)
+        if reason is not None:
+            return reason
         if self.feedback == "implicit":
             return None
         return ALS.from_params({"feedback": "explicit", "centre": "scale"}).unfit(data)

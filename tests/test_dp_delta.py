@@ -1,0 +1,68 @@
+"""δ from one over the number of users on promises nothing, and is refused wherever one is taken."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+from bench.accounting import too_likely
+from bench.api import Dataset
+from bench.datasets.blocks import Blocks
+from bench.defenses.dp_lora import DpLora
+from bench.defenses.dp_sgd import DpSgd
+from bench.defenses.federated import Federated
+from bench.defenses.sparse_dp_sgd import SparseDpSgd
+from bench.models.bprmf import BPRMF
+from bench.models.dpals import DPALS
+from bench.registry import Registry
+
+NOISY = {"noise_multiplier": 1.0, "user_clip": 1.0, "weights": "equal"}
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return Blocks(users=50, items=24).load()
+
+
+def tallrec():  # type: ignore[no-untyped-def]
+    return Registry().make("models", {"name": "tallrec", "params": {
+        "model": "tiny-random", "tune": "lora", "negatives": 1, "candidates": 0, "patience": 0}})
+
+
+WHERE: dict[str, Callable[[float, Dataset], str | None]] = {
+    "dp-sgd": lambda delta, data: DpSgd(delta=delta).unfit(BPRMF(), data),
+    "dp-sgd by noise": lambda delta, data: DpSgd(delta=delta, noise_multiplier=1.0).unfit(
+        BPRMF(), data),
+    "sparse-dp-sgd": lambda delta, data: SparseDpSgd(delta=delta).unfit(BPRMF(), data),
+    "dp-lora": lambda delta, data: DpLora(delta=delta).unfit(tallrec(), data),
+    "federated": lambda delta, data: Federated(delta=delta, **NOISY).unfit(BPRMF(), data),
+    "dpals": lambda delta, data: DPALS(delta=delta).unfit(data)}
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_a_delta_of_one_over_the_users_is_refused(data: Dataset, where: str) -> None:
+    said = WHERE[where]
+    assert said(1e-5, data) is None
+    assert said(0.0199, data) is None
+    for delta in (0.02, 0.3):
+        reason = said(delta, data)
+        assert reason is not None
+        assert "claimed falsely" in reason
+        assert f"delta {delta:g}, not below one over the 50 users of blocks" in reason
+        assert "take a delta well below 0.02" in reason
+    wide = data.replace(user_ids=tuple(map(str, range(200_000))))
+    assert "not below one over the 200000 users" in str(said(1e-5, wide))
+
+
+def test_where_nothing_is_promised_no_delta_is_asked_for(data: Dataset) -> None:
+    for defense in (DpSgd(delta=0.3, epsilon=math.inf), DpSgd(delta=0.3, noise_multiplier=0.0),
+                    Federated(delta=0.3)):
+        assert defense.unfit(BPRMF(), data) is None
+    assert DPALS(delta=0.3, noise_multiplier=0.0).unfit(data) is None
+
+
+def test_the_bound_is_one_over_the_users_to_the_last_bit(data: Dataset) -> None:
+    assert too_likely(1 / 50, data) is not None
+    assert too_likely(math.nextafter(1 / 50, 0), data) is None
