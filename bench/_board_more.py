@@ -189,7 +189,8 @@ def privacy(b: Builder, dataset: str) -> Table | None:
     for row in b.board.live_rows(dataset):
         clean = b.board.clean(row)
         spent = [] if clean is None else [c.privacy for c in clean.ok.values() if c.privacy]
-        if not spent or clean is None:
+        why = None if clean is None else _promised(clean, "no_epsilon")
+        if clean is None or not (spent or why):
             continue
         epsilon = [float(p["epsilon"]) for p in spent if "epsilon" in p]
         delta = [float(p["delta"]) for p in spent if "delta" in p]

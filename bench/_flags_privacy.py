@@ -66,9 +66,12 @@ def met_before(board: Board) -> Iterator[Flag]:
 
 
 def epsilon_asked(cell: Cell) -> Any:
-    """The ε that the defense was given, or else the model, which may be private by itself."""
-    asked = cell.defense.params.get("epsilon")
-    return cell.model.params.get("epsilon") if asked is None else asked
+    """The ε that the defense was given, or else the model, which may be private by itself. None
+    where noise was given instead: the ε beside it is a default that nobody asked for."""
+    for params in (cell.defense.params, cell.model.params):
+        if params.get("epsilon") is not None:
+            return None if params.get("noise_multiplier") is not None else params["epsilon"]
+    return None
 
 
 def epsilon_differs(board: Board) -> Iterator[Flag]:

@@ -164,10 +164,11 @@ class _Run:
         start = time.perf_counter()
         model = harden(model, prepared, self.defense, self.ctx)
         costs["defense_seconds"] += time.perf_counter() - start
-        defense_facts = plain({**self.defense.facts(prepared.attacked, prepared.train),
-                               **self.defense.served_facts(model)})
         plugin: ModelPlugin = self._make("models", self.job["model"])
         privacy = plain({**plugin.spent(fit), **self.defense.spent(fit)})
+        # after `spent`: a defense may say here why it quotes nothing
+        defense_facts = plain({**self.defense.facts(prepared.attacked, prepared.train),
+                               **self.defense.served_facts(model)})
         for cell in self.job["cells"]:
             try:
                 self._cell(cell, model, prepared, fit, defense_facts, privacy, dict(costs), notes)

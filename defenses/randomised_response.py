@@ -41,7 +41,7 @@ class RandomisedResponse(Defense):
     are in the proportions of the unbiased ones, n̂_j = (ñ_j − n q)/(p − q), negative ones being 0:
     post-processing; no row is added, so all are scaled down where n̂_j exceeds ñ_j. Validation and
     test stay clean; where early stopping has looked at validation, nothing is quoted either:
-    give the model patience 0.
+    give the model patience 0. Nor where e^ε is beyond what random floats tell from never.
     A user's own clean validation rows are read at that user's side only, when scoring. Adaptive
     attack: fakes who answer with their true profile keep their full weight.
 
@@ -59,6 +59,7 @@ class RandomisedResponse(Defense):
     unbias: bool = param(False, "thin rows until items stand in the proportions of their unbiased "
                          "counts (not in positives)")
     catalogue: ClassVar[int | None] = None  # m, known once profiles were answered
+    void: ClassVar[str | None] = None  # why no ε is quoted, known once a model was trained
 
     def __post_init__(self) -> None:
         if self.unbias and self.mode == "positives":
@@ -161,8 +162,21 @@ class RandomisedResponse(Defense):
             return sparse, f"2 k ε for the k = {self.max_interactions} items sent at most"
         return n_items, f"m ε for all m = {n_items} bits"
 
+    def _unquoted(self, fit: FitResult) -> str | None:
+        """Why no ε is quoted for this training, or None."""
+        if self.mode not in PROMISING:
+            return "this mode promises no ε"
+        if math.isinf(self.answer_epsilon):
+            return "nothing is randomised"
+        if not self.rates(self.catalogue or 2)[1] >= 2.0**-53:  # what a random float can meet
+            return "answer_epsilon is so large that no answer is ever made up"
+        if fit.history:
+            return "early stopping read validation, which is not randomised (patience 0: none)"
+        return None
+
     def spent(self, fit: FitResult) -> dict[str, float]:
-        if self.mode not in PROMISING or math.isinf(self.answer_epsilon) or fit.history:
+        object.__setattr__(self, "void", self._unquoted(fit))  # for `facts`, which see no training
+        if self.void:
             return {}
         # before the catalogue is known, the bound that needs no m
         most = self.catalogue or 2 * self.max_interactions
@@ -171,14 +185,16 @@ class RandomisedResponse(Defense):
 
     def facts(self, data: Dataset, cleaned: Dataset) -> dict[str, Any]:
         """What one answer and a whole profile cost, and what became of the rows."""
-        n = data.n_items
+        from bench.training import FitResult
+
+        n, void = data.n_items, self.void or self._unquoted(FitResult())
         before = np.unique(data.train.positives().users * n + data.train.positives().items)
         after = np.unique(cleaned.train.users * n + cleaned.train.items)
         true = int(np.isin(after, before).sum())
         return {"adjacency": "any two profiles of one user (local model)",
-                "accountant": "none: this mode promises no ε" if self.mode not in PROMISING
-                else f"exact: pure ε, {self._answers(n)[1]}",
-                "answer_epsilon": self.answer_epsilon, "profile_epsilon": self.profile_epsilon(n),
+                "accountant": f"none: {void}" if void else f"exact: pure ε, {self._answers(n)[1]}",
+                "no_epsilon": void, "answer_epsilon": self.answer_epsilon,
+                "profile_epsilon": None if void else self.profile_epsilon(n),
                 "rows_before": len(before), "rows_after": len(after),
                 "true_rows_kept": true / max(len(before), 1),
                 "made_up_rows": (len(after) - true) / max(len(after), 1)}

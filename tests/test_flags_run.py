@@ -21,6 +21,23 @@ def test_epsilon_differs(tmp_path: Path, spent: float, fires: bool) -> None:
     assert bool(fired(found, "epsilon-differs")) is fires
 
 
+@pytest.mark.parametrize("private", ["defense", "model"])
+def test_no_epsilon_was_asked_for_where_noise_was(tmp_path: Path, private: str) -> None:
+    """dp-sgd: {noise_multiplier: 2} has an epsilon by default, which it does not heed."""
+    from bench._flags_privacy import epsilon_asked
+
+    given = spec("dp-sgd" if private == "defense" else "dpals", epsilon=8.0, noise_multiplier=2.0)
+
+    def make(run: SyntheticRun) -> None:
+        run.add(*((spec("BPR"), given) if private == "defense" else (given, NONE)), NONE)
+    found = board(tmp_path, make)
+    for entry in found.entries.values():
+        for cell in entry.cells.values():
+            cell.privacy["epsilon"] = 1.5  # type: ignore[index]
+            assert epsilon_asked(cell) is None
+    assert not fired(found, "epsilon-differs")
+
+
 def test_missing_seeds(tmp_path: Path) -> None:
     found = board(tmp_path / "a", attacks(FGSM, bad_seeds={1: "out of memory"}))
     flag = fired(found, "missing-seeds")[0]

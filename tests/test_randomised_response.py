@@ -204,6 +204,30 @@ def test_the_quote_reaches_a_training_without_early_stopping():
         assert defense.spent(model.fit(defense, lambda event: None)) == spent
 
 
+@pytest.mark.parametrize("mode", ["profile", "oue", "k-rr"])
+def test_what_is_not_quoted_is_in_no_fact_either(mode):
+    data = Blocks(users=40, items=32).load()
+    defense = RandomisedResponse(mode=mode, answer_epsilon=2.0, max_interactions=10)
+    cleaned = defense.clean(data, Context(0))
+    for history, quoted in (([0.1], False), ([], True)):
+        assert bool(defense.spent(FitResult(history=history))) is quoted
+        facts = defense.facts(data, cleaned)
+        assert (facts["profile_epsilon"] is not None) is quoted
+        assert (facts["no_epsilon"] is None) is quoted
+        assert ("early stopping read validation" in facts["accountant"]) is not quoted
+
+
+@pytest.mark.parametrize("mode", ["profile", "oue", "k-rr"])
+def test_an_epsilon_that_floats_turn_into_never_is_not_quoted(mode):
+    """From about 37 on 1/(e^ε + 1) is 0 beside 1: the likelihood ratio is infinite, not e^ε."""
+    data = Blocks(users=40, items=32).load()
+    for epsilon, quoted in ((30.0, True), (40.0, False), (800.0, False)):
+        defense = RandomisedResponse(mode=mode, answer_epsilon=epsilon)
+        cleaned = defense.clean(data, Context(0))
+        assert bool(defense.spent(FitResult())) is quoted
+        assert (defense.facts(data, cleaned)["profile_epsilon"] is not None) is quoted
+
+
 # -- what is sent ------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("mode", ["profile", "oue", "k-rr"])

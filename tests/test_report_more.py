@@ -218,6 +218,16 @@ def test_what_a_promise_is_between_is_in_the_report(tmp_path: Path) -> None:
     assert "adjacency [1]: one user's whole history" in tables["privacy"].notes
 
 
+def test_a_defense_that_quotes_nothing_has_a_row_that_says_why(tmp_path: Path) -> None:
+    run = SyntheticRun(tmp_path)
+    why = "early stopping read validation"
+    run.add(spec("BPR"), spec("randomised-response"), NONE, facts={"defense": {
+        "adjacency": "two profiles", "accountant": f"none: {why}", "no_epsilon": why}})
+    _, tables = boarded(run)
+    row, = tables["privacy"].rows
+    assert [view.text for view in row[2:6]] == ["–", "–", "–", f"none: {why}"]
+
+
 def test_an_attack_below_chance_is_no_privacy(tmp_path: Path) -> None:
     infer = {"stage": "output-query", "knowledge": "black", "goal": "infer", "realisable": True}
     run = SyntheticRun(tmp_path)
