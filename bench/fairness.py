@@ -21,7 +21,10 @@ KINDS = ("value", "absolute", "under", "over", "non-parity")
 
 def sides(data: Dataset, attribute: str, value: str = "") -> Sides:
     """1 for users who have the value of the attribute, 0 for those who have another, −1 for those
-    without any: (n_users,). Injected users have no attributes, so nobody need know who they are.
+    without any: (n_users,). Injected users have no attributes and are among the last: where every
+    genuine user has one, that tells a defender who they are, which an attacker who filled in the
+    form would not. Against fake profiles, results of a defense that reads attributes are those
+    of an attacker who leaves them out.
 
     With no value named, an attribute of two values is split into these.
 

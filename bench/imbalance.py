@@ -54,7 +54,9 @@ def labels(data: Dataset, of: str, attribute: str) -> tuple[list[str], Ints]:
 
     The groups of the report, but for who counts: thirds of activity and of popularity are cut
     over everybody, injected users included, as nobody told the defender who they are. Whoever is
-    in no group is in one called "none", if there is anybody.
+    in no group is in one called "none", if there is anybody. For an attribute that every genuine
+    user has, that group is the injected users, who have none: the attacker is taken to leave
+    attributes out, and one who fills them in would spread over the groups.
 
     Args:
         of: "users" (n_users,) or "items" (n_items,).

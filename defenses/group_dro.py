@@ -29,11 +29,13 @@ class GroupDro(Defense):
 
     Groups are of users (`groups: activity`, thirds by train rows, or an attribute) or, with
     `of: items`, of the items of positive rows (`popularity`: head 20 %, tail 50 %, mid; or an
-    attribute). Users without the attribute, injected ones among them, are a group of their own;
-    so are rows labelled as negatives with `of: items`. `start: shares` begins with q at the
-    groups' shares of the train rows: eta 0 is then the plain mean, and equals `none` bit for bit;
-    `uniform` begins as the paper does. Regularisers stay as they are, and count: without them
-    every group can be fitted perfectly and nothing is won (Sec. 3 of the paper).
+    attribute). Users without the attribute, injected ones among them, are a group of their own
+    (an attacker who filled the attribute in would not be told apart by it: only `activity` takes
+    nothing from their leaving it out); so are rows labelled as negatives with `of: items`.
+    `start: shares` begins with q at the groups' shares of the train rows: eta 0 is then the plain
+    mean, and equals `none` bit for bit; `uniform` begins as the paper does. Regularisers stay as
+    they are, and count: without them every group can be fitted perfectly and nothing is won
+    (Sec. 3 of the paper).
 
     Read the worst group together with the mean: a gap closed by levelling down is no success.
     Adaptive attack: fake profiles that are hard to fit raise the weight of the group that they
