@@ -21,7 +21,8 @@ class Neighbourhoods:
     """For each item its neighbours and how much each counts.
 
     Attributes:
-        items: (n_items, 2 · most); where there is no neighbour, the item itself.
+        items: (n_items, 2 · most), no more than n_items columns; where there is no neighbour,
+            the item itself.
         counts: the parameters of a Dirichlet distribution, (n_items, 2 · most): alpha for
             neighbours in one hop, alpha · decay in two, 0 for none.
     """
@@ -58,8 +59,9 @@ def neighbourhoods(rows: npt.NDArray[Any], similarity: float, fewest: int, most:
             if len(near) < min(fewest, n - 1):
                 near = np.argsort(-row, kind="stable")[:min(fewest, n - 1)]
             first.append(rng.choice(near, most, replace=False) if len(near) > most else near)
-    items = np.repeat(np.arange(n)[:, None], 2 * most, axis=1)
-    counts = np.zeros((n, 2 * most))
+    width = min(2 * most, n)  # no item has more others than there are
+    items = np.repeat(np.arange(n)[:, None], width, axis=1)
+    counts = np.zeros((n, width))
     for item, near in enumerate(first):
         further = np.setdiff1d(np.concatenate([first[j] for j in near]), [*near, item])
         if len(further) > most:

@@ -49,7 +49,7 @@ class CoDetector(TrainedDetector):
     """
 
     name = "co-detector"
-    dim: int = param(10, "length of the vectors", low=1)
+    dim: int = param(10, "length of the vectors", low=1, high=1024)
     sweeps: int = param(10, "how often all vectors are solved for in turn", low=1)
     reg: float = param(0.1, "weight of a vector's squared length, for each of its terms", above=0)
     negatives: float = param(1.0, "shift of the mutual information: log₂ of this is taken off",

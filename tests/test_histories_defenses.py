@@ -78,6 +78,15 @@ def test_crowded_neighbourhoods_are_cut_at_random() -> None:
     assert not np.array_equal(drawn[0].items, drawn[1].items)
 
 
+def test_more_neighbours_than_there_are_items_cost_no_more() -> None:
+    rows, few = np.random.default_rng(0).normal(size=(9, 4)), []
+    for most in (8, 10**9):
+        few.append(neighbourhoods(rows, 0.2, 3, most, 1.0, 0.5, np.random.default_rng(1)))
+    assert few[1].items.shape == (9, 9)
+    assert (few[0].items == few[1].items).all()
+    assert (few[0].counts == few[1].counts).all()
+
+
 def test_mixtures_have_the_moments_of_their_dirichlet_distribution() -> None:
     counts = np.array([[1.0, 1.0, 0.5, 0.0]])
     near = Neighbourhoods(np.array([[5, 6, 7, 0]]), counts)
