@@ -25,6 +25,7 @@ from bench._flags_run import (
     small_groups,
     ties,
 )
+from bench._flags_texts import exposure_ceiling, learned_poison, texts_cut
 from bench.leaderboard import Board
 
 EXPLAINED = {
@@ -58,6 +59,11 @@ EXPLAINED = {
             "expectation)",
     "not-above-pop": "the model is no better than popularity: its robustness says little",
     "failed": "the cell failed; its reason stands below the table",
+    "exposure-ceiling": "every target reaches every list before and after the attack: the metric "
+                        "cannot see an effect at this cut-off",
+    "learned-poison": "the defense takes its genuine texts from the data that it trains on, and "
+                      "this attack wrote into those: it cannot see what it takes for genuine",
+    "texts-cut": "some texts are longer than the model reads, and were read in part",
 }
 MARKS = {code: chr(ord("a") + n) for n, code in enumerate(EXPLAINED)}
 
@@ -70,4 +76,5 @@ def find(board: Board) -> list[Flag]:
 CHECKS: tuple[Check, ...] = (
     weaker_than_noise, pgd_weaker_than_fgsm, noise_floor, more_steps_weaker, larger_eps_weaker,
     adaptive_weaker, dp_bound, below_chance, met_before, static_only, epsilon_differs,
-    missing_seeds, one_seed, exposure_floor, small_groups, ties, not_above_pop, failed)
+    missing_seeds, one_seed, exposure_floor, small_groups, ties, not_above_pop, failed,
+    exposure_ceiling, learned_poison, texts_cut)
