@@ -225,7 +225,8 @@ def _advice(error: BaseException, local: bool, role: str) -> str:
         return f"it is no model of the kind {role}; take another model or another scorer"
     if local:
         return "the folder needs config.json, model.safetensors and the tokenizer's files"
-    return "check the name; without a network, name a local folder instead"
+    return ("no such folder where the run was started, and no such name was found on the hub: "
+            "check the name; without a network, name a local folder")
 
 
 def _check(name: str, module: nn.Module, tokenizer: Any) -> None:
