@@ -29,14 +29,14 @@ class PrivateTraining(Defense):
                          "over the number of users, better well below", above=0, high=0.5)
     clip: float = param(1.0, "largest norm of one user's gradient; .inf does not clip", above=0,
                         high=math.inf)
-    sample_rate: float = param(0.05, "probability with which a user is drawn for a step", above=0,
-                               high=1)
+    sample_rate: float = param(0.05, "probability with which a user is drawn for a step; an epoch "
+                               "is one over it steps", low=1e-5, high=1)
     max_interactions: int = param(50, "train rows (or sampled negatives) of a drawn user that "
                                   "enter a step", low=1)
     noise_multiplier: float | None = param(None, "noise in units of clip, instead of what epsilon "
                                            "needs; 0: no noise and no privacy", low=0)
     learning_rate: float = param(0.0, "step size; 0: the model's own. Noised gradients want "
-                                 "another than plain ones", low=0)
+                                 "another than plain ones", low=0, high=1e6)
     accountant: str = param("pld", "how ε is composed: pld (tight) or rdp (looser, faster)",
                             choices=("pld", "rdp"))
 

@@ -53,7 +53,7 @@ class AttributeRemoval(Defense):
     hidden: tuple[int, ...] = param((128, 64), "widths of a discriminator's hidden layers")
     dropout: float = param(0.3, "dropout of a discriminator while it learns", low=0, high=0.9)
     adversary_steps: int = param(5, "steps of the discriminators per step of the model", low=1)
-    adversary_rate: float = param(0.01, "learning rate of the discriminators", above=0)
+    adversary_rate: float = param(0.01, "learning rate of the discriminators", above=0, high=1e6)
     early_stopping: bool = param(False, "keep the epoch of the best validation accuracy, whatever "
                                  "it leaks; otherwise the last")
 
@@ -61,6 +61,10 @@ class AttributeRemoval(Defense):
         if not self.attributes or len(set(self.attributes)) < len(self.attributes):
             raise InputError("attributes names one or more attributes, each once",
                              key="attributes", hint="such as [gender, age]")
+        if any(not 1 <= width <= 4096 for width in self.hidden):
+            raise InputError("a hidden layer has between 1 and 4096 units, and hidden says "
+                             f"{list(self.hidden)}", key="hidden", hint="such as [128, 64]; [] is "
+                             "a linear discriminator")
 
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
         from bench.fairness import labels_of

@@ -74,8 +74,9 @@ class Federated(Defense):
     local_steps: int = param(1, "steps of descent that a client takes in a round; 1: FedSGD, "
                              "more: FedAvg", low=1)
     local_rate: float = param(0.0, "size of a client's own steps, of several; 0: the server's",
-                              low=0)
-    learning_rate: float = param(0.0, "step size of the server; 0: the model's own", low=0)
+                              low=0, high=1e6)
+    learning_rate: float = param(0.0, "step size of the server; 0: the model's own", low=0,
+                                 high=1e6)
     clip: float = param(1.0, "largest norm of an uploaded row; .inf does not clip", above=0,
                         high=math.inf)
     aggregation: str = param("sum", "how the server puts uploads together",

@@ -470,6 +470,18 @@ def test_recbole_models_that_cannot_be_vectorised_still_train(data):
     assert fit.notes["dp"]["steps"] == 4
 
 
+@pytest.mark.parametrize(("given", "said"), [
+    ("sample_rate: 0.000001", "below"), ("learning_rate: 1.0e+38", "above")])
+def test_a_million_steps_an_epoch_and_steps_beyond_floats_are_refused(given, said, tmp_path):
+    from bench.grid import load_grid
+
+    path = tmp_path / "grid.yaml"
+    path.write_text(f"datasets: [blocks]\nmodels: [bprmf]\ndefenses: [{{dp-sgd: {{{given}}}}}]\n"
+                    "attacks: [none]\nseeds: [0]\n")
+    with pytest.raises(InputError, match=f"is {said}"):
+        load_grid(path)
+
+
 def test_graph_models_of_recbole_are_refused(data):
     from bench.models.recbole import member
 

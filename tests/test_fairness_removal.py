@@ -208,3 +208,9 @@ def test_refusals(data):
     with pytest.raises(InputError, match="each once"):
         AttributeRemoval(attributes=("gender", "gender"))
     assert Discriminator(4, (), 3, 0.0)(torch.zeros(2, 4)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("hidden", [[-5], [0], [64, 0], [10**9]])
+def test_layers_that_cannot_be_built_are_refused(hidden):
+    with pytest.raises(InputError, match="between 1 and 4096 units"):
+        AttributeRemoval.from_params({"hidden": hidden})
