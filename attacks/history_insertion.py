@@ -28,6 +28,12 @@ class HistoryInsertion(HistoryAttack):
     recommended and the targets are never put in: a list leaves out what its history holds, so that
     the attacker could not tell harm from that.
 
+    The attacker acts within the victims' own accounts (taken over, or through an extension that
+    opens items for their owners): it puts items into a victim's history and reads the lists that
+    this account then shows, one history at a time. So what depends on the account, as the
+    candidates of a re-ranker do, is in every answer as it is in the list that is measured; no
+    attacker without access to the account could ask this.
+
     Budget: `edits` items inserted. Queries: per user 1 + looked + edits · places · pool at most,
     counted. Only users who are evaluated are attacked.
 
@@ -61,12 +67,13 @@ class HistoryInsertion(HistoryAttack):
         if not users:
             return made
         own = [histories[u] for u in users]
-        lists = model.lists(own, self.depth)  # (U, depth)
+        whose = np.array(users)
+        lists = model.lists(own, self.depth, whose)  # (U, depth)
         aim = lists[:, :self.watched] if self.goal == "untargeted" else np.tile(
             targets, (len(users), 1))  # (U, w)
         pools = [new_items(data, h, np.union1d(seen, targets), self.pool, ctx, u)
                  for u, h, seen in zip(users, own, lists[:, :self.watched], strict=True)]
-        spots = self.spots(model, own, lists, aim)
+        spots = self.spots(model, own, lists, aim, whose)
         put: list[list[tuple[int, int]]] = [[] for _ in users]  # (place, item), oldest first
         reached = self.worth(lists, aim)  # (U,)
         for _ in range(self.edits):
@@ -77,7 +84,7 @@ class HistoryInsertion(HistoryAttack):
                 break
             rows = np.array([row for row, _ in tries])
             found = self.worth(model.lists([inserted(own[row], new) for row, new in tries],
-                                           self.depth), aim[rows])  # (tries,)
+                                           self.depth, whose[rows]), aim[rows])  # (tries,)
             for row in np.unique(rows).tolist():
                 mine = np.flatnonzero(rows == row)
                 best = mine[found[mine].argmax()]
@@ -87,14 +94,16 @@ class HistoryInsertion(HistoryAttack):
             made[user] = inserted(own[row], put[row])
         return made
 
-    def spots(self, model: Shown, own: list[Ints], lists: Ints, aim: Ints) -> list[list[int]]:
+    def spots(self, model: Shown, own: list[Ints], lists: Ints, aim: Ints,
+              whose: Ints) -> list[list[int]]:
         """Per user the places whose items change most when left out, the most first."""
         each = [(row, at) for row, h in enumerate(own) if len(h) > 1
                 for at in range(max(0, len(h) - self.looked), len(h))]
         if not each:
             return [[0] for _ in own]
-        without = model.lists([np.delete(own[row], at) for row, at in each], self.depth)
         rows = np.array([row for row, _ in each])
+        without = model.lists([np.delete(own[row], at) for row, at in each], self.depth,
+                              whose[rows])
         left = np.array([own[row][at] for row, at in each])  # may come back into the list
         change = np.abs(self.worth(without, aim[rows], left) - self.worth(lists, aim)[rows])
         found: list[list[int]] = [[0] for _ in own]

@@ -232,31 +232,52 @@ class Shown:
     def n_items(self) -> int:
         return self._model.data.n_items
 
-    def lists(self, histories: Sequence[Ints], k: int) -> Ints:
+    def lists(self, histories: Sequence[Ints], k: int, accounts: Ints | None = None) -> Ints:
         """The k best items of each history, best first, without what it holds: (n, k).
 
-        Each history is a query. Where a model knows its users, accounts of its own users show
-        them, in turn.
+        Each history is a query. What comes back may depend on whose history it is: a model that
+        knows its users, or takes candidates from one that does.
+
+        Args:
+            accounts: (n,) the user in whose place each history is read, one history of an account
+                at a time; None: whoever asks has accounts of its own, for which those of the
+                model's users stand, in turn.
         """
         import torch
 
         own, n = self._model.histories(), len(histories)
+        whose = np.arange(n) % len(own) if accounts is None else np.asarray(accounts, np.int64)
         asked = type(self._model).scores  # the method of the object counts
-        found = []
+        found = np.empty((n, min(k, self.n_items)), np.int64)
         with torch.no_grad(), self._model.evaluating():
-            for start in range(0, n, len(own)):
-                part = histories[start:start + len(own)]
-                with self._model.reading([*part, *own[len(part):]]):
-                    for first in range(0, len(part), 1024):
-                        rows = part[first:first + 1024]
-                        users = torch.arange(first, first + len(rows),
-                                             device=self._model.ctx.device)
+            for round in rounds(whose):  # places in histories, each of another account
+                read = list(own)
+                for at in round.tolist():
+                    read[int(whose[at])] = histories[at]
+                with self._model.reading(read):
+                    for first in range(0, len(round), 1024):
+                        places = round[first:first + 1024]
+                        users = torch.as_tensor(whose[places], device=self._model.ctx.device)
                         scores = (asked(self._model, users) if self.unasked else
                                   self._model.scores(users)).double().cpu().numpy().copy()
-                        for row, items in enumerate(rows):
-                            scores[row, items] = -np.inf
-                        found.append(best_items(scores, k))
-        return np.concatenate(found).astype(np.int64)
+                        for row, at in enumerate(places.tolist()):
+                            scores[row, histories[at]] = -np.inf
+                        found[places] = best_items(scores, k)
+        return found
+
+
+def rounds(whose: Ints) -> list[Ints]:
+    """Places of `whose`, in order, in as few parts as hold everybody once at most.
+
+    >>> rounds(np.array([4, 2, 4, 4]))
+    [array([0, 1]), array([2]), array([3])]
+    """
+    turn = np.empty(len(whose), np.int64)  # how many of the same stand before it
+    seen: dict[int, int] = {}
+    for at, one in enumerate(whose.tolist()):
+        turn[at] = seen.get(one, 0)
+        seen[one] = seen.get(one, 0) + 1
+    return [np.flatnonzero(turn == n) for n in range(max(seen.values(), default=0))]
 
 
 # -- what attacks share --------------------------------------------------------------------------

@@ -193,7 +193,7 @@ class _Lists:
     def __init__(self, table: Any) -> None:
         self.table, self.asked = table, 0
 
-    def lists(self, histories: Any, k: int) -> Any:
+    def lists(self, histories: Any, k: int, accounts: Any = None) -> Any:
         self.asked += len(histories)
         return np.array([self.order(h)[:k] for h in histories])
 
@@ -303,6 +303,53 @@ def test_it_does_more_than_as_many_items_at_random(name: str) -> None:
         pushed.append([under(a, model, prepared, seed)[0]["target-hr@10"] for a in both])
     assert np.mean([a - b for a, b in lost]) < -0.03
     assert np.mean([a - b for a, b in pushed]) > 0.2
+
+
+@cache
+def by_account() -> Any:
+    """A re-ranker whose candidates depend on the user, histories or not; and its data."""
+    ctx, none = Context(0), plugin("defenses", "none")
+    model = build(plugin("models", "yes-no", **{**SMALL["yes-no"], "retriever":
+                                                "bprmf(dim=8, epochs=5)"}), data(), ctx)
+    model.fit(none, lambda event: None)
+    return model
+
+
+def served_to(model: Any, user: int, history: Any, k: int) -> list[int]:
+    """The list of this user with this history, one at a time."""
+    own = model.histories()
+    own[user] = np.asarray(history)
+    with model.reading(own), torch.no_grad():
+        scores = model.scores(torch.tensor([user]))[0].double()
+    scores[torch.as_tensor(np.asarray(history))] = -torch.inf
+    found: list[int] = scores.sort(descending=True, stable=True).indices[:k].tolist()
+    return found
+
+
+def test_lists_are_those_of_the_account_that_asks() -> None:
+    from bench.histories import Shown
+
+    model, rng = by_account(), np.random.default_rng(0)
+    accounts = np.array([7, 3, 7, 0, 7, 31, 3])
+    histories = [rng.permutation(48)[:5] for _ in accounts]
+    found = Shown(model).lists(histories, 6, accounts)
+    slow = [served_to(model, u, h, 6) for u, h in zip(accounts.tolist(), histories, strict=True)]
+    assert found.tolist() == slow
+    assert Shown(model).lists(histories, 6).tolist() != slow  # as others' accounts would show
+
+
+def test_what_the_attacker_saw_is_what_its_victims_see() -> None:
+    """It keeps an item only where the lists it read got worse: so the lists served must have."""
+    model, few = by_account(), data().replace(asked=np.arange(20, 36))
+    made = insertion(edits=1, pool=6, places=1, looked=2, depth=6, watched=6)
+    before = {u: served_to(model, u, model.history(u, "test"), 6) for u in range(20, 36)}
+    with under_attack(made, model, Prepared(few, few, few, None), Context(0)) as struck:
+        after = {u: model.history(u, "test") for u in before}
+    hit = [u for u in before if len(after[u]) != len(model.history(u, "test"))]
+    assert len(hit) == struck.facts["edits"]["users"] > 3
+    for u in hit:
+        now = served_to(model, u, after[u], 6)
+        assert wish("untargeted", now, before[u], 6) > wish("untargeted", before[u], before[u], 6)
 
 
 def test_a_model_that_is_asked_with_prompts_is_attacked_alike() -> None:
