@@ -40,7 +40,7 @@ def learned_poison(board: Board) -> Iterator[Flag]:
 def texts_cut(board: Board) -> Iterator[Flag]:
     """Texts of items that a model, or a defense's own, did not read to their ends."""
     for e in ran(board):
-        said = {}
+        said: dict[str, int] = {}
         for cell in e.ok.values():
             for who, place in (("the model", "scoring"), (e.first.defense.name, "defense")):
                 cut = (cell.facts.get(place) or {}).get("texts_cut")
