@@ -227,6 +227,9 @@ class Builder:
                           for (r, x), e in self.board.entries.items()
                           if x == a and r[0] == dataset)]
         metrics = self._lifted(dataset)
+        if any(e.rank is not None for (r, _), e in self.board.entries.items()
+               if r[0] == dataset):
+            metrics = [*metrics, "target-rank"]
         if not metrics:
             return None
         notes, rows, skipped = dict[str, int](), [], dict[Row, list[str]]()
@@ -245,11 +248,22 @@ class Builder:
         name = metrics[0] if len(metrics) == 1 else "target exposure"
         return Table(f"{self.short['dataset'][dataset]}: {name} of the attacked items, and its "
                      "lift", headers, rows, kind="exposure", fixed=2 + (len(metrics) > 1),
-                     notes=[*_numbered(notes), *self._reasons("skipped", skipped)])
+                     notes=[*_numbered(notes), *self._reasons("skipped", skipped), *(
+                         ["target-rank: mean rank of the targets among all items that can be "
+                          "recommended, 1 is best: an attack that pushes lowers it"]
+                         if "target-rank" in metrics else [])])
 
     def _exposed(self, e: Entry | None, metric: str, notes: dict[str, int]) -> View:
         if e is None or not e.ok:
             return self.missing(e, notes)
+        if metric == "target-rank":
+            if e.rank is None:
+                return View(NONE)
+            move = e.rank_move
+            return View(number(e.rank.mean), "" if move is None else interval(move),
+                        NONE if move is None else signed(move.mean), sort=e.rank.mean,
+                        full="mean rank under attack; its change over the same targets without "
+                             "attack, and the change's interval over seeds")
         if metric not in e.exposure:
             return View(NONE)
         lift = e.lifts.get(metric)

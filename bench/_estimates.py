@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,10 @@ import numpy.typing as npt
 from bench import stats
 from bench._cells import ACCURACY, Cell, Run
 from bench.leaderboard import Board, Entry, Estimate, Gap, Row, Test, WorstCase
-from bench.metrics.exposure import target_hr
+from bench.metrics.exposure import target_hr, target_rank
 from bench.metrics.groups import compared, deviation, gap, mad, weighted_gap, worst
+
+RANK = "target-rank"
 
 Array = npt.NDArray[np.float64]
 
@@ -239,14 +241,23 @@ def adjust(board: Board) -> None:
 def clean_exposure(run: Run, clean: Cell, targets: Sequence[str], cutoff: str) -> float:
     """Target exposure of the clean model for the same targets: as `target-hr` defines it, from
     the items table of the clean cell. NaN where the items were not stored."""
-    column = f"exposure@{cutoff}"
+    return _of_targets(run, clean, targets, f"exposure@{cutoff}", target_hr)
+
+
+def clean_rank(run: Run, clean: Cell, targets: Sequence[str]) -> float:
+    """Mean rank of the same targets in the clean model, as `target-rank` defines it."""
+    return _of_targets(run, clean, targets, "mean-rank", target_rank)
+
+
+def _of_targets(run: Run, clean: Cell, targets: Sequence[str], column: str,
+                mean: Callable[[Any, Any], float]) -> float:
     table = run.items(clean, ["item", column])
     if column not in table or not targets:
         return math.nan
     place = {item: n for n, item in enumerate(table["item"].tolist())}
     if any(t not in place for t in targets):
         return math.nan
-    return target_hr(table[column], np.array([place[t] for t in targets], np.int64))
+    return mean(table[column], np.array([place[t] for t in targets], np.int64))
 
 
 def exposures(board: Board, dataset: str) -> None:
@@ -264,16 +275,27 @@ def exposures(board: Board, dataset: str) -> None:
             if lifts:
                 e.lifts[metric] = Estimate(float(np.mean(lifts)), *stats.seed_interval(lifts),
                                            len(lifts))
+        ranks, moves = e.seed_values(RANK), list(seed_lifts(board, e, clean, RANK).values())
+        if ranks:
+            e.rank = Estimate(float(np.mean(ranks)), *stats.seed_interval(ranks), len(ranks))
+        if moves:
+            e.rank_move = Estimate(float(np.mean(moves)), *stats.seed_interval(moves), len(moves))
 
 
 def seed_lifts(board: Board, e: Entry, clean: Entry, metric: str) -> dict[int, float]:
-    """Attacked minus clean exposure of the same targets, per seed where both are known."""
+    """Attacked minus clean exposure, or rank, of the same targets, per seed where both are
+    known."""
     found = {}
     for seed, cell in e.ok.items():
         if seed in clean.ok and (metric, "all") in cell.values:
             own = cell.facts.get("clean_targets") or {}  # of the same users without the attack
-            before = own.get(metric, math.nan) if own else clean_exposure(
-                board.run, clean.ok[seed], cell.facts.get("targets") or (), metric.split("@")[1])
+            targets = cell.facts.get("targets") or ()
+            if own:
+                before = own.get(metric, math.nan)
+            elif metric == RANK:
+                before = clean_rank(board.run, clean.ok[seed], targets)
+            else:
+                before = clean_exposure(board.run, clean.ok[seed], targets, metric.split("@")[1])
             before = math.nan if before is None else before
             if math.isfinite(before):
                 found[seed] = cell.values[metric, "all"] - before

@@ -78,6 +78,8 @@ class Entry:
     drop: Estimate | None = None
     lifts: dict[str, Estimate] = field(default_factory=dict)
     exposure: dict[str, Estimate] = field(default_factory=dict)
+    rank: Estimate | None = None  # of the targets, under the attack
+    rank_move: Estimate | None = None  # against the same targets without it
     gaps: dict[str, Gap] = field(default_factory=dict)
     against_clean: Test | None = None
     against_undefended: Test | None = None

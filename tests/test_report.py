@@ -30,7 +30,7 @@ from bench import stats
 from bench._board_tables import Builder
 from bench._board_view import View, percent, short_labels, significant
 from bench._cells import Spec, load
-from bench._estimates import clean_exposure
+from bench._estimates import clean_exposure, clean_rank
 from bench.context import Context
 from bench.errors import InputError
 from bench.evaluate import evaluate
@@ -107,6 +107,24 @@ def test_lift_is_over_the_same_targets_of_the_clean_cell(tmp_path: Path) -> None
     assert board.worst_exposure(ROW, "target-hr@50") is e
 
 
+def test_the_rank_of_targets_and_its_change_stand_in_the_table(tmp_path: Path) -> None:
+    """Where every target is in every list, the rank alone tells of an attack."""
+    made = SyntheticRun(tmp_path, seeds=(0, 1))
+    made.add(spec("tfidf"), NONE, NONE)
+    made.add(spec("tfidf"), NONE, spec("prompt-injection"), PROFILES, facts={
+        "clean_targets": {"target-rank": 5.0, "target-hr@50": 1.0}})
+    for file in (tmp_path / "cells").glob("*.json"):
+        cell = json.loads(file.read_text())
+        if cell["attack"]["name"] == "prompt-injection":
+            cell["values"].append(["target-rank", "all", 2.0 + cell["seed"]])
+            file.write_text(json.dumps(cell))
+    board = build(load(made.finish()))
+    e = next(e for e in board.entries.values() if e.first.attack.name == "prompt-injection")
+    assert e.rank is not None and e.rank_move is not None
+    assert (e.rank.mean, e.rank_move.mean) == (2.5, -2.5)
+    assert re.search(r"target-rank \| 2\.5 −2\.5", markdown(Builder(board, find(board))))
+
+
 def test_clean_exposure_is_what_the_evaluator_calls_target_hr(tmp_path: Path) -> None:
     """The table of the clean cell must give the very number of `target-hr`, or a model that the
     poison cannot reach would seem to be lifted."""
@@ -114,14 +132,16 @@ def test_clean_exposure_is_what_the_evaluator_calls_target_hr(tmp_path: Path) ->
     plugin = Registry().make("models", {"name": "random"})
     model = build_model(plugin, data, Context(0))  # type: ignore[arg-type]
     targets = np.array([5, 17, 40])
-    found = evaluate(model, data, ["ndcg@10", "target-hr@10"], targets=targets)
-    expected = {m: v for m, g, v in found.values if g == "all"}["target-hr@10"]
+    found = evaluate(model, data, ["ndcg@10", "target-hr@10", "target-rank"], targets=targets)
+    means = {m: v for m, g, v in found.values if g == "all"}
+    expected = means["target-hr@10"]
     made = SyntheticRun(tmp_path, seeds=(0,))
     made.add(spec("random"), NONE, NONE)
     loaded = load(made.finish())
     write_table(tmp_path / "items" / f"{loaded.cells[0].key}.parquet", found.items)
     ids = [data.item_ids[t] for t in targets]
     assert clean_exposure(loaded, loaded.cells[0], ids, "10") == expected
+    assert clean_rank(loaded, loaded.cells[0], ids) == means["target-rank"]
     assert math.isnan(clean_exposure(loaded, loaded.cells[0], ids, "7"))
     assert math.isnan(clean_exposure(loaded, loaded.cells[0], ["nobody"], "10"))
 
