@@ -120,9 +120,10 @@ def test_the_rank_of_targets_and_its_change_stand_in_the_table(tmp_path: Path) -
             file.write_text(json.dumps(cell))
     board = build(load(made.finish()))
     e = next(e for e in board.entries.values() if e.first.attack.name == "prompt-injection")
-    assert e.rank is not None and e.rank_move is not None
+    assert e.rank is not None
+    assert e.rank_move is not None
     assert (e.rank.mean, e.rank_move.mean) == (2.5, -2.5)
-    assert re.search(r"target-rank \| 2\.5 −2\.5", markdown(Builder(board, find(board))))
+    assert re.search(r"target-rank \| 2\.5000 −2\.5000", markdown(Builder(board, find(board))))
 
 
 def test_clean_exposure_is_what_the_evaluator_calls_target_hr(tmp_path: Path) -> None:
