@@ -73,7 +73,10 @@ def texts_within_bounds(lab: Lab) -> None:
     """No text is further from its own than `edits` characters, `share` words, `similarity`; none
     gets a character that nobody sees unless the attack says so."""
     changed = 0
-    for changes in ({}, {"edits": 3}, {"share": 0.34}, {"similarity": 0.9, "judge": "tiny-random"}):
+    few: dict[str, Any] = {"edits": 3}
+    if "tokens" in lab.plugin().params():
+        few["tokens"] = 1  # each token takes two characters
+    for changes in ({}, few, {"share": 0.34}, {"similarity": 0.9, "judge": "tiny-random"}):
         plugin, before, after, _ = _attacked(lab, **changes)
         for was, now in zip(before, after, strict=True):
             changed += was != now

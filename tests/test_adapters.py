@@ -137,7 +137,8 @@ def test_under_perturbed_tokens_adapters_alone_learn(defense: str) -> None:
     from bench.registry import Registry
 
     registry: Any = Registry()
-    data = registry.make("datasets", {"name": "blocks", "params": {"users": 12, "items": 16}}).load()
+    blocks = {"name": "blocks", "params": {"users": 12, "items": 16}}
+    data = registry.make("datasets", blocks).load()
     plugin = registry.make("models", {
         "name": "tallrec", "params": {
             "model": "tiny-random", "dtype": "float32", "tune": "adapters", "bottleneck": 4,
