@@ -46,7 +46,8 @@ ABOUT = (
     "Different attacks have different budgets (see the threat model): a column is comparable "
     "down the rows, two columns only where their budgets are.",
     "Worst: the lowest accuracy among attacks that aim at it, the largest lift among those that "
-    "push; the interval is that of the attack named.",
+    "push; the interval is that of the attack named. Attacks that see test positives are a worst "
+    "of their own, and natural noise, which nobody aims, is in none.",
 )
 
 
@@ -106,16 +107,16 @@ class Builder:
     def accuracy(self, dataset: str) -> Table:
         """Clean value, the worst over attacks, and the largest lift of the targets."""
         metric, notes, rows = self.board.metric[dataset], dict[str, int](), []
-        lifted = self._lifted(dataset)
-        for row in self.board.live_rows(dataset):
-            worst = self.board.worst(row)
-            views = [*self.names(row), self._value(self.board.clean(row), notes)]
-            if worst is not None and worst.value is not None:
-                views.append(self._worst(worst))
-            else:
-                views.append(View(NONE, full="no attack that aims at accuracy ran"))
+        lifted, live = self._lifted(dataset), self.board.live_rows(dataset)
+        oracles = any(self.board.worst(row, oracle=True) for row in live)
+        for row in live:
+            views = [*self.names(row), self._value(self.board.clean(row), notes),
+                     *(self._worst(self.board.worst(row, oracle))
+                       for oracle in (False, True)[:1 + oracles])]
             rows.append([*views, *(self._largest_lift(row, name) for name in lifted)])
-        headers = ["model", "defense", "clean", "worst", *(f"largest {m} lift" for m in lifted)]
+        headers = ["model", "defense", "clean", "worst",
+                   *["worst, test positives known"] * oracles,
+                   *(f"largest {m} lift" for m in lifted)]
         return Table(f"{self.short['dataset'][dataset]}: {metric or 'accuracy'} and its worst "
                      "under attack", headers, rows, kind="accuracy", fixed=2,
                      notes=[*_numbered(notes), *self._idle(dataset)])
@@ -178,8 +179,9 @@ class Builder:
                     "" if change else half(e.value), self._stars(e), codes, self._sentence(e),
                     e.value.mean)
 
-    def _worst(self, e: Entry) -> View:
-        assert e.value is not None
+    def _worst(self, e: Entry | None) -> View:
+        if e is None or e.value is None:
+            return View(NONE, full="no such attack that aims at accuracy ran")
         change = "" if e.drop is None else percent(-e.drop.mean)
         change = f"{change} by {self.short['attack'][e.attack]}".strip()
         return View(number(e.value.mean), interval(e.value), change, stars=self._stars(e),
@@ -318,7 +320,8 @@ class Builder:
             rows.append([View(self.short["attack"][label], full=label),
                          View(str(threat.get("budget") or NONE)),
                          View(str(threat.get("stage") or NONE)),
-                         View(str(threat.get("knowledge") or NONE)),
+                         View(str(threat.get("knowledge") or NONE)
+                              + ", test positives" * e.oracle),
                          View(str(threat.get("goal") or NONE)),
                          View(NONE if real is None else "realisable" if real else "probe")])
         return Table("Threat model of each attack",

@@ -162,7 +162,9 @@ def _worst_cases(row: Row, table: _Table, values: _Values) -> Iterator[WorstCase
         # poisonings are left out: between trainings a user's value moves without any attack
         if (e.row == row and threat.get("goal") == "untargeted" and threat.get("comparable")
                 and threat.get("stage") not in ("train-poison", "model-poison")):
-            families.setdefault(f"{threat.get('stage')}: {threat['comparable']}", []).append(n)
+            oracle = ", test positives known" if e.oracle else ""
+            families.setdefault(f"{threat.get('stage')}: {threat['comparable']}{oracle}",
+                                []).append(n)
     for family, members in families.items():
         if len(members) < 2 or base is None:
             continue

@@ -38,12 +38,13 @@ def _ball(entry: Entry, keys: tuple[str, ...], both: bool) -> tuple[Any, ...] | 
 
 def same_ball(board: Board, name: str, keys: tuple[str, ...] = BALL
               ) -> Iterator[tuple[Entry, Entry]]:
-    """(entry, the entry of attack `name` in the same row and ball)."""
-    both = name in ONE_FOR_BOTH
-    by_ball = {(e.row, _ball(e, keys, both)): e for e in ran(board)
+    """(entry, the entry of attack `name` in the same row and ball). Who sees test positives is
+    held to others who do, and, as everybody is, to the control, which sees nothing."""
+    both, control = name in ONE_FOR_BOTH, name in CONTROLS
+    by_ball = {(e.row, _ball(e, keys, both), e.oracle): e for e in ran(board)
                if e.first.attack.name == name and _ball(e, keys, both) is not None}
     for e in ran(board):
-        other = by_ball.get((e.row, _ball(e, keys, both)))
+        other = by_ball.get((e.row, _ball(e, keys, both), e.oracle and not control))
         if other is not None and other is not e:
             yield e, other
 

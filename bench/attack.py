@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from abc import ABC
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ class ThreatModel:
         stage: train-poison, model-poison (federated clients), test-input, test-param,
             output-query or none.
         knowledge: white, gray (data, not model), black (queries) or none.
-        goal: untargeted, push, nuke, infer or none.
+        goal: untargeted, push, nuke, infer or none (natural noise, which nobody aims).
         realisable: False for a probe of stability that no attacker could carry out as it is.
     """
 
@@ -103,6 +104,12 @@ class Attack(Plugin, ABC):
     def is_adaptive(self) -> bool:
         """Whether it is made against the defended pipeline, not against the undefended."""
         return False
+
+    @property
+    def sees_test(self) -> bool:
+        """Whether it is an oracle: a parameter (`source: test`, `item: test`) shows it the test
+        positives, which no attacker has. Nothing that sees them is compared with what does not."""
+        return any(getattr(self, f.name) == "test" for f in dataclasses.fields(self))
 
     def aims(self, data: Dataset, ctx: Context) -> Ints | None:
         """The item indices it promotes or demotes, or None."""

@@ -89,6 +89,12 @@ class Entry:
         return self.cells[min(self.cells)]
 
     @property
+    def oracle(self) -> bool:
+        """Whether the attack sees test positives, which no attacker has."""
+        known = self.first.threat.get("oracle")  # older results do not say
+        return "test" in self.first.attack.params.values() if known is None else bool(known)
+
+    @property
     def ok(self) -> dict[int, Cell]:
         """Seeds that ran."""
         return {s: c for s, c in self.cells.items() if c.ok}
@@ -175,10 +181,14 @@ class Board:
         return [e for (r, _), e in self.entries.items()
                 if r == row and e.ok and e.first.attack.name != "none"]
 
-    def worst(self, row: Row) -> Entry | None:
-        """The entry with the lowest mean accuracy among attacks that aim at accuracy."""
+    def worst(self, row: Row, oracle: bool = False) -> Entry | None:
+        """The entry with the lowest mean accuracy among attacks that aim at accuracy.
+
+        Args:
+            oracle: among those that see test positives, and not among those that do not.
+        """
         found = [e for e in self.of(row) if e.first.threat.get("goal") == "untargeted"
-                 and e.value is not None and math.isfinite(e.value.mean)]
+                 and e.oracle == oracle and e.value is not None and math.isfinite(e.value.mean)]
         return min(found, key=lambda e: e.value.mean) if found else None  # type: ignore[union-attr]
 
     def worst_exposure(self, row: Row, metric: str) -> Entry | None:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from bench.models.base import Recommender
     from bench.stages import Prepared
 
-_THREATS = {"train": ThreatModel("train-poison", "none", "untargeted"),
-            "test": ThreatModel("test-input", "none", "untargeted")}
+_THREATS = {"train": ThreatModel("train-poison", "none", "none"),  # nobody's goal
+            "test": ThreatModel("test-input", "none", "none")}
 
 
 class NaturalNoise(Attack):
@@ -34,6 +34,10 @@ class NaturalNoise(Attack):
     it is "test": test rows are only left out, at most int(rate · test rows) of them; what is left
     out counts neither for nor against a list, as its item is masked for its user. Always: users
     and items keep their numbers, and rate 0 changes nothing.
+
+    It is a control and has no goal: the report's worst cases, which are over attacks that aim at
+    accuracy, leave it out. Where `changes` is "test" it is not even the model that differs, but
+    what it is measured on.
 
     Attributes:
         changes: "train", so that the cell trains a model of its own, or "test".

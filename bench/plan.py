@@ -49,6 +49,7 @@ class PlannedCell:
                 "threat": {"stage": threat.stage, "knowledge": threat.knowledge,
                            "goal": threat.goal, "realisable": threat.realisable,
                            "adaptive": self.attack.is_adaptive,
+                           "oracle": self.attack.sees_test,
                            "comparable": self.attack.comparable(),
                            "budget": self.attack.budget_text()}}
 

@@ -22,6 +22,20 @@ def test_pgd_is_compared_in_the_same_ball_only(tmp_path: Path) -> None:
     assert not fired(found, "pgd-weaker-than-fgsm")
 
 
+def test_who_sees_test_positives_is_held_to_those_who_do(tmp_path: Path) -> None:
+    """And to noise, as everybody is."""
+    seeing = [embedding(n, eps=0.5, source="test") for n in ("fgsm", "pgd")]
+    noise = embedding("noise", eps=0.5)
+    found = board(tmp_path / "a", attacks(FGSM, PGD, seeing[0]),
+                  loss=lambda m, d, a: 0.3 if "test" in a else 0.2 if "pgd" in a else 0.1)
+    assert not fired(found, "pgd-weaker-than-fgsm")
+    found = board(tmp_path / "b", attacks(FGSM, PGD, noise, *seeing), loss=lambda m, d, a: {
+        seeing[0]["label"]: 0.3, seeing[1]["label"]: 0.25, noise["label"]: 0.28}.get(a, 0.2))
+    assert [f.attack for f in fired(found, "pgd-weaker-than-fgsm")] == [seeing[1]["label"]]
+    weak = {f.attack for f in fired(found, "weaker-than-noise")}
+    assert weak == {FGSM["label"], PGD["label"], seeing[1]["label"]}
+
+
 @pytest.mark.parametrize(("more", "fires"), [(0.1, True), (0.3, False)])
 def test_more_steps_weaker(tmp_path: Path, more: float, fires: bool) -> None:
     found = board(tmp_path, attacks(PGD, embedding("pgd", eps=0.5, steps=50)),

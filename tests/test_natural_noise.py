@@ -46,7 +46,7 @@ def test_four_are_found_and_say_when_they_act() -> None:
     for cls in FOUND:
         assert cls().trains is (cls.changes == "train")
         assert cls.threat.stage == ("train-poison" if cls().trains else "test-input")
-        assert (cls.threat.knowledge, cls.threat.goal) == ("none", "untargeted")
+        assert (cls.threat.knowledge, cls.threat.goal) == ("none", "none")
 
 
 @pytest.mark.parametrize("cls", FOUND)
@@ -344,11 +344,13 @@ def test_a_grid_runs_them(tmp_path, monkeypatch) -> None:  # type: ignore[no-unt
         "name: natural\nseeds: [0]\ndatasets: [{blocks: {users: 200, items: 100}}]\n"
         "models: [EASE]\nmetrics: [ndcg@10, arp@10]\n"
         "attacks: [{random-flips: {rate: 0.6}}, interaction-dropout, sparsification,"
-        " {popularity-shift: {gamma: 2}}]\n")
+        " {popularity-shift: {gamma: [0, 2]}}]\n")
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
     with no_report(monkeypatch):
         assert run(grid, results=tmp_path / "out") == 0
-    found = {cell["attack"]["name"]: cell for cell in cells(tmp_path / "out" / "natural")}
+    made = cells(tmp_path / "out" / "natural")
+    found = {cell["attack"]["name"]: cell for cell in made
+             if cell["attack"]["params"].get("gamma") != 0}
     assert {c["status"] for c in found.values()} == {"ok"}
     assert set(found) == {"none", *(c.name for c in FOUND)}
     value = {k: next(v for m, g, v in c["values"] if (m, g) == ("ndcg@10", "all"))
@@ -358,3 +360,11 @@ def test_a_grid_runs_them(tmp_path, monkeypatch) -> None:  # type: ignore[no-unt
     flips = found["random-flips"]["facts"]["changed_rows"]
     assert flips["removed"] == flips["added"] == int(0.6 * flips["of"])
     assert found["popularity-shift"]["facts"]["test_rows"] == {"kept": 200, "of": 400}
+    from bench._cells import load
+    from bench.leaderboard import build
+
+    board = build(load(tmp_path / "out" / "natural"), draws=20)
+    (row,) = board.rows(board.datasets[0])
+    assert len(board.of(row)) == 5
+    assert board.worst(row) is None  # a control: no attacker, so no worst case of attacks
+    assert board.worst_cases[row] == []

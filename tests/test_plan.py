@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -176,3 +177,24 @@ def test_bad_input_is_status_2_and_one_line(capsys) -> None:
     Path("grid.yaml").write_text(GRID)
     assert show_plan("grid.yaml", engine="cloud") == 2
     assert "known: inline, processes" in capsys.readouterr().err
+
+
+def test_the_threat_model_says_who_sees_test_positives() -> None:
+    """Every attack that has such a parameter, under it and without it."""
+    from bench.registry import Registry
+
+    registry = Registry()
+    found = set()
+    for entry in registry.entries("attacks"):
+        if entry.error or entry.family:
+            continue
+        plugin = registry.get("attacks", entry.name)()
+        assert not plugin.sees_test, entry.name
+        found |= {entry.name for f in dataclasses.fields(plugin)
+                  if "test" in (f.metadata.get("choices") or ())}
+    assert found == {"fgsm", "pgd", "mim", "msap-published", "torchattacks"}
+    plan = _plan(GRID.replace(
+        "attacks: [", "attacks: [{fgsm: {source: [train, test]}}, "))
+    said = {c.attack.label(): c.header()["threat"]["oracle"] for c in plan.cells}
+    assert said["fgsm(source=test)"] is True
+    assert said["fgsm"] is False

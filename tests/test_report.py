@@ -18,6 +18,7 @@ import pytest
 from rich.console import Console
 from synthetic_run import (
     BALL,
+    EMBEDDING,
     EXPOSED,
     PROFILES,
     SyntheticRun,
@@ -170,6 +171,40 @@ def test_worst_counts_attacks_that_aim_at_accuracy_only(tmp_path: Path) -> None:
     worst = build(load(made.finish()), draws=50).worst(ROW)
     assert worst is not None
     assert worst.attack == "fgsm(eps=0.5)"
+
+
+def test_attacks_that_see_test_positives_are_a_worst_of_their_own(tmp_path: Path) -> None:
+    """Whether the cell says so (`oracle`) or, as in older results, its parameters alone do."""
+    blind = [embedding(name, eps=0.5, source="train") for name in ("fgsm", "pgd")]
+    seeing = [embedding("fgsm", eps=0.5, source="test"), embedding("torch", eps=0.5, item="test")]
+    for old in (True, False):
+        made = SyntheticRun(tmp_path / str(old), loss=lambda m, d, a: {
+            "f": 0.1, "p": 0.2}.get(a[0], 0.5) + 0.2 * ("test" in a) if a != "none" else 0.0)
+        for attack in (NONE, *blind, *seeing):
+            threat = {**EMBEDDING, "comparable": "l2 ball of 0.5"}
+            made.add(spec("BPR"), NONE, attack, threat if old else
+                     {**threat, "oracle": attack in seeing})
+        board = build(load(made.finish()), draws=50)
+        worst, oracle = board.worst(ROW), board.worst(ROW, oracle=True)
+        assert worst is not None
+        assert oracle is not None
+        assert (worst.attack, oracle.attack) == (blind[1]["label"], seeing[1]["label"])
+        cases = {case.family: set(case.attacks) for case in board.worst_cases[ROW]}
+        assert cases == {"test-param: l2 ball of 0.5": {a["label"] for a in blind},
+                         "test-param: l2 ball of 0.5, test positives known":
+                         {a["label"] for a in seeing}}
+        tables = {t.kind: t for t in Builder(board, find(board)).tables()}
+        assert tables["accuracy"].headers[3:5] == ["worst", "worst, test positives known"]
+        assert [v.text for v in tables["accuracy"].rows[0][3:5]] == [
+            f"{e.value.mean:.4f}" for e in (worst, oracle) if e.value is not None]
+        assert [row[3].text for row in tables["threats"].rows] == [
+            "white"] * 2 + ["white, test positives"] * 2
+
+
+def test_no_column_for_test_positives_where_nothing_sees_them(run: Path) -> None:
+    board = build(load(run), draws=20)
+    headers = Builder(board, []).accuracy("toy").headers
+    assert not any("test positives" in h for h in headers)
 
 
 def test_tests_are_paired_and_adjusted_over_the_family(tmp_path: Path) -> None:
