@@ -60,7 +60,8 @@ def adaptive(b: Builder, dataset: str) -> Table | None:
                      for m in knowing.lifts]
         for metric, one, other in pairs:
             if one is not None and other is not None:
-                flags = b.codes(knowing.row, knowing.attack, ("adaptive-weaker",))
+                flags = b.codes(knowing.row, knowing.attack, (
+                    "adaptive-weaker", "adaptive-equals-static"))
                 rows.append([*head, View(metric), _estimate(one), _estimate(other),
                              View(signed(other.mean - one.mean), sort=other.mean - one.mean,
                                   flags=flags)])

@@ -275,7 +275,8 @@ class Builder:
                          "and the lift's interval over seeds",
                     flags=self.codes(e.row, e.attack, (
                         "missing-seeds", "weaker-than-noise", "more-steps-weaker",
-                        "larger-eps-weaker", "adaptive-weaker")),
+                        "larger-eps-weaker", "adaptive-weaker", "adaptive-equals-static",
+                        "exposure-ceiling")),
                     sort=e.exposure[metric].mean)
 
     def fairness(self, dataset: str) -> Table | None:

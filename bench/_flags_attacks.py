@@ -70,9 +70,17 @@ def static_only(board: Board) -> Iterator[Flag]:
 
 
 def _adaptive(entry: Entry) -> bool:
-    attack = entry.first.attack
-    return "adaptive" in attack.name or bool(attack.params.get("adaptive")) \
-        or bool(entry.first.threat.get("adaptive"))
+    return "adaptive" in entry.first.attack.name or entry.adaptive
+
+
+def adaptive_equals_static(board: Board) -> Iterator[Flag]:
+    """An attack that knows the defense leaves to the last digit what the same attack leaves that
+    does not: every metric, of every seed that both have."""
+    for static, adaptive in board.static_and_adaptive():
+        both = [s for s in adaptive.ok if s in static.ok]
+        if both and all(adaptive.ok[s].values == static.ok[s].values for s in both):
+            yield Flag("adaptive-equals-static", adaptive.row, adaptive.attack,
+                       f"as {static.attack}, in {len(both)} seed{'s' * (len(both) > 1)}")
 
 
 def adaptive_weaker(board: Board) -> Iterator[Flag]:

@@ -7,6 +7,7 @@ change a number: it says why a reader should not lean on it.
 from __future__ import annotations
 
 from bench._flags_attacks import (
+    adaptive_equals_static,
     adaptive_weaker,
     larger_eps_weaker,
     more_steps_weaker,
@@ -64,6 +65,9 @@ EXPLAINED = {
     "learned-poison": "the defense takes its genuine texts from the data that it trains on, and "
                       "this attack wrote into those: it cannot see what it takes for genuine",
     "texts-cut": "some texts are longer than the model reads, and were read in part",
+    "adaptive-equals-static": "the adaptive attack leaves exactly what the static one leaves: it "
+                              "made no use of what it knows, and says no more of the defense than "
+                              "the static one",
 }
 MARKS = {code: chr(ord("a") + n) for n, code in enumerate(EXPLAINED)}
 
@@ -77,4 +81,4 @@ CHECKS: tuple[Check, ...] = (
     weaker_than_noise, pgd_weaker_than_fgsm, noise_floor, more_steps_weaker, larger_eps_weaker,
     adaptive_weaker, dp_bound, below_chance, met_before, static_only, epsilon_differs,
     missing_seeds, one_seed, exposure_floor, small_groups, ties, not_above_pop, failed,
-    exposure_ceiling, learned_poison, texts_cut)
+    exposure_ceiling, learned_poison, texts_cut, adaptive_equals_static)

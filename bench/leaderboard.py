@@ -95,6 +95,13 @@ class Entry:
         return "test" in self.first.attack.params.values() if known is None else bool(known)
 
     @property
+    def adaptive(self) -> bool:
+        """Whether the attack was made against the defended pipeline: it may be asked to be by
+        `adaptive`, or be by what it knows (white-box profiles)."""
+        known = self.first.threat.get("adaptive")  # older results do not say
+        return bool(self.first.attack.params.get("adaptive") if known is None else known)
+
+    @property
     def ok(self) -> dict[int, Cell]:
         """Seeds that ran."""
         return {s: c for s, c in self.cells.items() if c.ok}
@@ -199,22 +206,35 @@ class Board:
 
     def static_and_adaptive(self) -> list[tuple[Entry, Entry]]:
         """The same attack with the same budget, made without and with knowledge of the defense,
-        in rows that have one."""
-        found: dict[tuple[Row, str, str], dict[bool, Entry]] = {}
+        in rows that have one. Several may know it, each in its way; each is paired."""
+        static: dict[tuple[Row, str, str], Entry] = {}
+        knowing: list[tuple[tuple[Row, str, str], Entry]] = []
         for e in self.entries.values():
-            params = dict(e.first.attack.params)
-            adaptive = params.pop("adaptive", None)
-            if e.first.threat.get("stage") == "train-poison":
-                params.pop("tries", None)  # disguises, which only a knowing attacker tries
-            if e.ok and isinstance(adaptive, bool) and e.first.defense.name != "none":
-                key = (e.row, e.first.attack.name, repr(sorted(params.items())))
-                found.setdefault(key, {})[adaptive] = e
-        return [(pair[False], pair[True]) for pair in found.values() if len(pair) == 2]
+            if not e.ok or e.first.attack.name == "none" or e.first.defense.name == "none":
+                continue
+            key = (e.row, e.first.attack.name, _but_for_knowledge(e))
+            if e.adaptive:
+                knowing.append((key, e))
+            else:
+                static[key] = e
+        return [(static[key], e) for key, e in knowing if key in static]
 
     def tests(self) -> list[Test]:
         """All tests the report shows: the family of Holm's correction."""
         return [t for e in self.entries.values()
                 for t in (e.against_clean, e.against_undefended) if t is not None]
+
+
+def _but_for_knowledge(e: Entry) -> str:
+    """The attack's parameters, without those that only say whether it knows the defense."""
+    params = dict(e.first.attack.params)
+    params.pop("adaptive", None)
+    if e.first.threat.get("stage") == "train-poison":
+        params.pop("tries", None)  # disguises, which only a knowing attacker tries
+        if params.get("knowledge") != "black":
+            params.pop("known", None)  # of the rows, a gray attacker sees all
+            params["knowledge"] = "rows"  # and a white one as many: it also has the pipeline
+    return repr(sorted(params.items()))
 
 
 def build(run: Run, draws: int = stats.DRAWS) -> Board:

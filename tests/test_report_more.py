@@ -14,7 +14,7 @@ from bench._board_tables import Builder
 from bench._board_view import Table
 from bench._cells import load
 from bench.flags import find
-from bench.leaderboard import Board, build
+from bench.leaderboard import Board, Estimate, build
 from bench.report import leaderboard_csv, report
 from tests.synthetic_run import EMBEDDING, PROFILES, SyntheticRun, spec
 
@@ -88,6 +88,69 @@ def test_static_and_adaptive_stand_side_by_side(tmp_path: Path) -> None:
     assert pgd[6].sort < 0  # the adaptive attack leaves less
     weak = [f for f in find(board) if f.code == "adaptive-weaker"]
     assert [f.attack for f in weak] == ["random-profiles(budget=0.1, adaptive=True)"]
+
+
+def profiles(knowledge: str, adaptive: bool, **params: Any) -> tuple[dict[str, Any], Any]:
+    """Fake profiles as a cell names them: with the parameters that differ from the defaults."""
+    made = spec("leg-up-profiles", budget=0.1,
+                **({} if knowledge == "gray" else {"knowledge": knowledge}),
+                **({"adaptive": True} if adaptive else {}), **params)
+    return made, {**PROFILES, "knowledge": knowledge, "adaptive": adaptive or knowledge == "white"}
+
+
+def test_who_is_adaptive_by_what_he_knows_is_paired_as_well(tmp_path: Path) -> None:
+    """A white attacker has trained the defended pipeline, whatever his parameters say."""
+    static, white = profiles("gray", False), profiles("white", False)
+    several = [profiles("gray", True, tries=7), profiles("white", True, tries=7)]
+    black = profiles("black", False, known=0.2), profiles("black", True, known=0.2)
+    lone = profiles("white", False, length=9)  # another budget: nothing to be compared with
+    run = SyntheticRun(tmp_path, lift=lambda m, d, a: 0.01 * len(a))
+    for defense in (NONE, spec("pca-filter")):
+        run.add(spec("BPR"), defense, NONE)
+        for attack, threat in (static, white, *several, *black, lone):
+            run.add(spec("BPR"), defense, attack, threat)
+    board, tables = boarded(run)
+    found = {(s.attack, e.attack) for s, e in board.static_and_adaptive()}
+    assert found == {(static[0]["label"], e[0]["label"]) for e in (white, *several)} | {
+        (black[0][0]["label"], black[1][0]["label"])}
+    assert {s.row[2] for s, _ in board.static_and_adaptive()} == {"pca-filter"}
+    assert len(tables["adaptive"].rows) == 4
+
+
+@pytest.mark.parametrize(("loss", "lift", "code"), [
+    (0.0, 0.0, "adaptive-equals-static"), (1e-9, 0.0, None), (0.0, 1e-9, None),
+    (0.0, -1e-9, "adaptive-weaker")])
+def test_an_adaptive_attack_that_leaves_what_the_static_one_leaves_says_so(
+        tmp_path: Path, loss: float, lift: float, code: str | None) -> None:
+    """To the last digit, in what it aims at and in all else."""
+    run = SyntheticRun(tmp_path, loss=lambda m, d, a: 0.1 + loss * ("white" in a),
+                       lift=lambda m, d, a: 0.05 + lift * ("white" in a))
+    for defense in (NONE, spec("pca-filter")):
+        run.add(spec("BPR"), defense, NONE)
+        for attack, threat in (profiles("gray", False), profiles("white", False)):
+            run.add(spec("BPR"), defense, attack, threat)
+    board, tables = boarded(run)
+    flags = [f for f in find(board) if f.code in ("adaptive-equals-static", "adaptive-weaker")]
+    assert [f.code for f in flags] == ([code] if code else [])
+    (row,) = tables["adaptive"].rows
+    assert row[6].flags == ((code,) if code else ())
+    if code:
+        assert flags[0].attack == profiles("white", False)[0]["label"]
+        there = next(r for r in tables["exposure"].rows if r[1].text == "pca-filter")
+        assert code in there[3].flags
+
+
+def test_a_full_exposure_is_marked_where_exposure_stands(tmp_path: Path) -> None:
+    """Before and after: every list holds the targets, so that nothing can be seen."""
+    run = SyntheticRun(tmp_path, lift=lambda m, d, a: 0.0)
+    run.add(spec("BPR"), NONE, NONE)
+    run.add(spec("BPR"), NONE, spec("keyword-insertion"), PROFILES)
+    board = build(load(run.finish()), draws=20)
+    e = board.entries[("toy", "BPR", "none"), "keyword-insertion"]
+    e.exposure["target-hr@50"] = Estimate(1.0, 1.0, 1.0)
+    e.lifts["target-hr@50"] = Estimate(0.0, 0.0, 0.0)
+    tables = {t.kind: t for t in Builder(board, find(board)).tables()}
+    assert tables["exposure"].rows[0][2].flags == ("exposure-ceiling",)
 
 
 def test_each_defense_meets_each_attack(tmp_path: Path) -> None:
