@@ -113,4 +113,4 @@ class Pollution(HistoryAttack):
 
     @classmethod
     def test_params(cls) -> dict[str, Any]:
-        return {"knowledge": "white", "stratum": "tail"}
+        return {"knowledge": "white", "stratum": "tail", "sequences": 20, "length": 6, "epochs": 1}

@@ -25,8 +25,9 @@ class SequencePoisoning(ProfileAttack):
     so that a history is cut into as many stretches as there are targets, each with a target at
     its end; at a length of twice the targets they take turns.
 
-    The surrogate is a model of RecBole trained on the rows the attacker sees (in the paper one
-    extracted from the victim); white: the attacked pipeline itself. `co-visitation-profiles` is
+    The surrogate is a model of RecBole trained on the rows the attacker sees, from a seed of the
+    attacker's (in the paper one extracted from the victim); white: the attacked pipeline itself,
+    with its own seed. `co-visitation-profiles` is
     the same without a model, with popular items before targets.
 
     Budget: round(budget · genuine users) fakes, `length` items each, targets included.
@@ -67,11 +68,12 @@ class SequencePoisoning(ProfileAttack):
         from bench.profiles import joined, ratings_of
 
         model, rated = self._model(data, ctx), ratings_of(data)
+        notes = ctx.notes if self.knowledge == "white" else {}  # own models answer no queries
         streams = [ctx.stream(self.name, fake) for fake in range(len(lengths))]
         plans = [self._plan(int(length), rng.permutation(targets))
                  for length, rng in zip(lengths, streams, strict=True)]
         empty = [np.zeros(0, np.int64) for _ in plans]
-        reader = Reader(model, targets[:1], empty, Context(ctx.seed, ctx.device))
+        reader = Reader(model, targets[:1], empty, Context(ctx.seed, ctx.device, notes=notes))
         grown: list[list[int]] = [[] for _ in plans]
         with model.evaluating():
             for step in range(int(lengths.max())):
@@ -93,11 +95,12 @@ class SequencePoisoning(ProfileAttack):
 
         made: Any
         if self.knowledge == "white" and ctx.victim is not None:
-            made = innermost(ctx.victim.trained(data))
+            made = innermost(ctx.victim.trained(data, as_attacked=True))
+            ctx.count(0, trainings=1)
             return made  # type: ignore[no-any-return]
         plugin: Any = Registry().make("models", {"name": self.surrogate, "params": {
             "epochs": self.epochs, "patience": 0}})
-        made = build(plugin, data, ctx)
+        made = build(plugin, data, ctx.apart("surrogate"))
         made.fit(Defense(), lambda event: None)
         return made  # type: ignore[no-any-return]
 

@@ -39,7 +39,9 @@ FAMILIES: dict[str, str] = {
 
 
 def checks(cls: type[Plugin]) -> list[Callable[[Lab], None]]:
-    found: list[Callable[[Lab], None]] = [threat_model]
+    from bench import _contracts_seeds
+
+    found: list[Callable[[Lab], None]] = [threat_model, *_contracts_seeds.checks(cls)]
     for base, module in FAMILIES.items():
         if any(b.__name__ == base for b in cls.__mro__):
             found += importlib.import_module(module).checks(cls)

@@ -33,10 +33,12 @@ def best_disguise(attack: ProfileAttack, made: list[Profile], seen: Dataset, tar
     Candidate t of `tries` gives up the share t/(tries − 1) of each profile's fillers for items
     of one genuine user, so that the last is a genuine history plus the targets: what detectors
     find hardest to tell. The defense is run on each; the model trained is the attacked one
-    (white box) or a small matrix factorisation (gray and black box; of ratings, where a nuke
-    gives low ones), both with the defense.
+    (white box, with its own seed) or a small matrix factorisation (gray and black box; of
+    ratings, where a nuke gives low ones), both with the defense. Who is not white-box knows
+    neither what the attacked training draws nor what its defense does: both have a seed of the
+    attacker's.
     Nothing but `seen` is used; of equals the least disguised is kept. Writes what was chosen,
-    and each candidate's `standing`, to `ctx.notes`.
+    each candidate's `standing`, and what was asked of the attacked pipeline to `ctx.notes`.
     """
     if ctx.victim is None:
         raise PluginError(f"{attack.name}: adaptive: true needs to know the attacked pipeline")
@@ -44,8 +46,12 @@ def best_disguise(attack: ProfileAttack, made: list[Profile], seen: Dataset, tar
     for t in range(attack.tries):
         share = t / (attack.tries - 1)
         disguised = [_disguise(p, share, seen, targets, ctx, fake) for fake, p in enumerate(made)]
-        model = _trained(attack, attack.with_profiles(seen, disguised, ctx), ctx)
-        found.append((standing(model, seen, targets), share, disguised))
+        poisoned = attack.with_profiles(seen, disguised, ctx)
+        if attack.knowledge == "white":
+            rank = asked_standing(poisoned, seen, targets, ctx)
+        else:
+            rank = standing(_surrogate(attack, poisoned, ctx), seen, targets)
+        found.append((rank, share, disguised))
     pick = min if attack.goal == "push" else max
     _, share, chosen = pick(found, key=lambda candidate: candidate[0])
     ctx.notes["disguise"] = {"share": share, "rank": {f"{s:.2f}": r for r, s, _ in found}}
@@ -77,23 +83,28 @@ def _disguise(profile: Profile, share: float, seen: Dataset, targets: Ints, ctx:
     return dataclasses.replace(profile, items=items, ratings=ratings)
 
 
-def _trained(attack: ProfileAttack, poisoned: Dataset, ctx: Context) -> Recommender:
-    """What the attacker can train on these rows: the attacked pipeline, or a surrogate in it."""
+def _surrogate(attack: ProfileAttack, poisoned: Dataset, ctx: Context) -> Recommender:
+    """A surrogate trained on these rows, with the defense where it can stand on it."""
     from bench.registry import Registry
 
-    if attack.knowledge == "white":
-        model: Recommender = ctx.victim.trained(poisoned)
-        return model
     low = attack.goal == "nuke" and attack.holds_targets
     surrogate = Registry().make("models", RATING_SURROGATE if low else SURROGATE)
     defense = ctx.victim.defense
     # a defense that cannot stand on the surrogate still cleans the data, where it does
     fits = defense.unfit(surrogate, poisoned) is None
     if not fits:
-        poisoned = defense.clean(poisoned, dataclasses.replace(ctx.victim.ctx, victim=None,
-                                                               notes={}))
+        poisoned = defense.clean(poisoned, ctx.victim.context())
     made: Recommender = ctx.victim.trained(poisoned, model=surrogate, defended=fits)
     return made
+
+
+def asked_standing(poisoned: Dataset, seen: Dataset, targets: Ints, ctx: Context) -> float:
+    """The targets' standing in the attacked pipeline trained on these rows with its own seed, as
+    a white-box attacker knows it. Counted: one training, one query per user whose scores are
+    read."""
+    rank = standing(ctx.victim.trained(poisoned, as_attacked=True), seen, targets)
+    ctx.count(int((seen.activity > 0).sum()), trainings=1)
+    return rank
 
 
 def standing(model: Recommender, seen: Dataset, targets: Ints) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,8 +25,8 @@ class Context:
     Attributes:
         seed, device: of the run.
         victim: what an attack may have of the attacked system (`bench.victim`), or None.
-        notes: facts for the report that an attack writes while it works; "queries" counts what
-            it asked of the attacked system.
+        notes: facts for the report that an attack writes while it works; "queries" and
+            "trainings" are counted by `count`.
     """
 
     seed: int
@@ -47,6 +48,31 @@ class Context:
         import torch
 
         return torch.Generator().manual_seed(self.number(*names))
+
+    def apart(self, *names: object) -> Context:
+        """A context with a seed of its own, determined by this one's and the names, without victim
+        and notes: for what an attacker trains, who does not know what the attacked system draws.
+
+        Whatever is made under it begins from other weights, meets other negatives and other noise
+        than what is made under this one.
+        """
+        return dataclasses.replace(self, seed=self.number("apart", *names) % 2**31, victim=None,
+                                   notes={})
+
+    def count(self, queries: int, trainings: int = 0) -> None:
+        """Count in the notes what an attack asks of the attacked system. This is the definition:
+
+        - a query is one user (account, history, prompt) whose list or scores are read, or one
+          row of data (a pair or a history) whose loss is differentiated;
+        - a training is one retraining of the attacked pipeline with rows of the attacker's. It is
+          counted beside its queries, since it costs the attacker a whole update of the system.
+
+        What is asked of models of the attacker's own is neither. What is asked of the trained model
+        while an attack is made on it is counted by `bench.stages.under_attack`.
+        """
+        self.notes["queries"] = self.notes.get("queries", 0) + queries
+        if trainings:
+            self.notes["trainings"] = self.notes.get("trainings", 0) + trainings
 
     @contextlib.contextmanager
     def seeded(self, *names: object) -> Iterator[None]:

@@ -120,7 +120,7 @@ def _untrained(name: str, items: Ints, n_items: int, ctx: Context) -> TorchRecom
                    item_ids=tuple(f"i{i}" for i in range(n_items)), train=rows,
                    valid=rows[:0], test=rows[:0])
     plugin: Any = Registry().make("models", {"name": name, "params": {"max_length": length}})
-    made: Any = build(plugin, data, ctx)
+    made: Any = build(plugin, data, ctx.apart("surrogate"))  # from no weights of the victim's
     model: TorchRecommender = made
     return model
 

@@ -82,13 +82,13 @@ class OptimisedProfiles(ProfileAttack):
     def _asked(self, found: Sequence[Candidate], favourite: int, data: Dataset, targets: Ints,
                ctx: Context) -> int:
         """Which candidate the attacked pipeline is most taken in by."""
-        from bench.adaptive import standing
+        from bench.adaptive import asked_standing
 
         spread = np.linspace(0, len(found) - 1, self.tries).round().astype(int)
         asked = sorted({favourite, *spread.tolist()})
         pick = min if self.goal == "push" else max
-        ranks = {k: standing(ctx.victim.trained(self.with_profiles(data, found[k].profiles, ctx)),
-                              data, targets) for k in asked}
+        ranks = {k: asked_standing(self.with_profiles(data, found[k].profiles, ctx), data, targets,
+                                   ctx) for k in asked}
         ctx.notes["asked"] = {str(k): rank for k, rank in ranks.items()}
         chosen: int = pick(asked, key=lambda k: ranks[k])
         return chosen

@@ -45,9 +45,11 @@ class ProfileAttack(Attack):
     real rows untouched and first; fakes only in train; no id moves; and an attacker is handed
     no more than `knowledge` says:
 
-    - gray: the genuine train rows. What needs a model trains a surrogate of its own.
-    - white: also `ctx.victim`, which trains the attacked pipeline itself, defense included; only
-      for classes that say (`asks_victim`) that their profiles depend on it, and with `adaptive`.
+    - gray: the genuine train rows. What needs a model trains a surrogate of its own, from a seed
+      of its own: `ctx.apart(…)`.
+    - white: also `ctx.victim`, which trains the attacked pipeline itself, defense included, and
+      with `as_attacked=True` from its own seed; only for classes that say (`asks_victim`) that
+      their profiles depend on it, and with `adaptive`.
     - black: the train rows of a share `known` of the genuine users, and `ctx.victim.lists`,
       which shows fake users their own recommendations.
 

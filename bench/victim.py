@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.data import Dataset, Floats, Ints
+from bench.errors import PluginError
 
 if TYPE_CHECKING:
     from bench.api import Defense, ModelPlugin, Profile
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Victim:
     """The pipeline under attack, for an attacker who may train it (white box, shadow models).
+
+    What an attacker trains has a seed of the attacker's: another one's initial weights, negatives
+    and noise are known to nobody. Only the attacked system itself, retrained with what it was
+    given (black box), and an attacker who knows all of its training (white box) have its seed.
 
     Attributes:
         model, defense: the plugins, with their settings.
@@ -32,8 +37,18 @@ class Victim:
     ctx: Context
     undefended: Callable[[], Recommender]
 
+    def context(self, *, seed: int | None = None, as_attacked: bool = False) -> Context:
+        """What a training of an attacker runs under; the arguments are those of `trained`."""
+        if as_attacked:
+            if seed is not None:
+                raise PluginError("a training has the attacked system's seed or a seed of its own; "
+                                  "give seed or as_attacked=True, not both")
+            return dataclasses.replace(self.ctx, victim=None, notes={})
+        apart = self.ctx.apart("attacker")
+        return apart if seed is None else dataclasses.replace(apart, seed=seed)
+
     def trained(self, data: Dataset, *, model: ModelPlugin | None = None, defended: bool = True,
-                seed: int | None = None) -> Recommender:
+                seed: int | None = None, as_attacked: bool = False) -> Recommender:
         """The pipeline trained on this data: cleaned, fitted and hardened by the defense.
 
         Args:
@@ -41,13 +56,17 @@ class Victim:
                 the training early.
             model: a surrogate in place of the attacked model.
             defended: with the defense, or plainly.
-            seed: of the training; the attacked one's if not given. Shadow models take others.
+            seed: of the training; if not given, one of the attacker's, the same in every call.
+            as_attacked: with the attacked training's own seed. For the system's own answers and
+                for white-box attackers alone.
+
+        Raises:
+            PluginError: both seed and as_attacked are given.
         """
         from bench.models.base import build
         from bench.registry import Registry
 
-        ctx = dataclasses.replace(self.ctx, victim=None, notes={},
-                                  seed=self.ctx.seed if seed is None else seed)
+        ctx = self.context(seed=seed, as_attacked=as_attacked)
         defense: Any = self.defense if defended else Registry().make("defenses",
                                                                      {"name": "none"})
         blind = data.replace(test=data.test[:0])
@@ -73,14 +92,14 @@ class Lists:
         """Items and their scores, (profiles, k) each, best first, what a profile holds left out.
 
         Each call trains the attacked system with these fake users in its data, as registering
-        them and waiting for the next update would; it counts one query per profile.
+        them and waiting for the next update would: one training, and one query per profile.
         """
         import torch
 
         from bench.models.base import TorchRecommender
 
         with_fakes = self._add(self._data, list(profiles), self._ctx)
-        model = self._victim.trained(with_fakes)
+        model = self._victim.trained(with_fakes, as_attacked=True)
         users = torch.arange(self._data.n_users, with_fakes.n_users, device=self._ctx.device)
         quiet = model.evaluating() if isinstance(model, TorchRecommender) else None
         with torch.no_grad():
@@ -93,5 +112,5 @@ class Lists:
             scores[row, profile.items] = -np.inf
         best = np.argsort(-scores, axis=1, kind="stable")[:, :k].astype(np.int64)
         self.asked.append(len(profiles))
-        self._ctx.notes["queries"] = self._ctx.notes.get("queries", 0) + len(profiles)
+        self._ctx.count(len(profiles), trainings=1)
         return best, np.take_along_axis(scores, best, axis=1)

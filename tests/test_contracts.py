@@ -29,6 +29,7 @@ MAY_SKIP = {
     "takes-more-from-lists-than-noise": "aims at the loss, or is a control",
     "similarity-kept": "replaces nothing, or looks at no vectors",
     "targets-where-allowed": "has no targets",
+    "draws-apart": "knows all of the training, or nothing of it",
 }
 CONTROLS = {"noise": ("loss-rises", "as-strong-as-noise"), "feature-noise": ("serves-the-goal",),
             "torchattacks": ("loss-rises", "as-strong-as-noise"),  # it aims at lists

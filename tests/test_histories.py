@@ -569,7 +569,7 @@ def test_targets_end_stretches_of_the_least_aligned_items(data: Dataset) -> None
     targets = attack.pick(data, Context(0))
     made = attack.profiles(without_test(data), targets, np.array([7, 6, 7]), Context(0))
     surrogate: Any = build(Registry().make("models", {"name": "SASRec", "params": {  # type: ignore
-        "epochs": 2, "patience": 0}}), without_test(data), Context(0))
+        "epochs": 2, "patience": 0}}), without_test(data), Context(0).apart("surrogate"))
     surrogate.fit(Defense(), lambda event: None)
     for fake, (profile, ends) in enumerate(zip(made, ([3, 6], [2, 5], [3, 6]), strict=True)):
         assert profile.ordered
