@@ -13,7 +13,7 @@ import numpy as np
 from bench.attack import STRATA, Attack, ThreatModel, pick_targets, too_many
 from bench.context import Context
 from bench.data import Dataset, Floats, Interactions, Ints
-from bench.errors import InputError, PluginError
+from bench.errors import CannotActError, InputError, PluginError
 from bench.plugin import param
 from bench.profiles import fake_times
 
@@ -50,8 +50,9 @@ class ProfileAttack(Attack):
     - white: also `ctx.victim`, which trains the attacked pipeline itself, defense included, and
       with `as_attacked=True` from its own seed; only for classes that say (`asks_victim`) that
       their profiles depend on it, and with `adaptive`.
-    - black: the train rows of a share `known` of the genuine users, and `ctx.victim.lists`,
-      which shows fake users their own recommendations.
+    - black: the train rows of a share `known` of the genuine users, from which lengths and times
+      of profiles come, too, and `ctx.victim.lists`, which shows fake users their own
+      recommendations.
 
     A nuke that rates its targets low is refused where the data cannot say low or the model does
     not read it (`gives` names neither ratings nor, with labelled data, dislikes).
@@ -62,8 +63,8 @@ class ProfileAttack(Attack):
     """
 
     budget: float = param(0.01, "fake users as a share of genuine users", above=0, high=1)
-    length: int = param(0, "items per fake profile, targets included; 0: as genuine users have "
-                        "on average, with 10 % spread", low=0)
+    length: int = param(0, "items per fake profile, targets included; 0: as genuine users (black: "
+                        "the known ones) have on average, with 10 % spread", low=0)
     targets: int = param(5, "how many target items", low=1)
     stratum: str = param("lower-torso", "train popularity the targets are drawn from",
                          choices=tuple(STRATA))
@@ -136,7 +137,8 @@ class ProfileAttack(Attack):
         return None
 
     def budget_text(self) -> str:
-        size = f"{self.length} items" if self.length else "mean genuine length"
+        whose = "known" if self.knowledge == "black" else "genuine"
+        size = f"{self.length} items" if self.length else f"mean {whose} length"
         seen = f", sees {self.known:.0%} of the users" if self.knowledge == "black" else ""
         tries = f", best of {self.tries} disguises" if self.adaptive else ""
         return (f"{self.budget:.1%} fake users, {size}, {self.targets} targets ({self.stratum})"
@@ -167,8 +169,8 @@ class ProfileAttack(Attack):
         """The data with the fake users added, budget, knowledge and contract enforced."""
         targets = self.pick(data, ctx)
         n_fake = max(1, round(self.budget * data.n_genuine))
-        lengths = self._lengths(data, n_fake, len(targets), ctx)
         seen = self._seen(data, ctx)
+        lengths = self._lengths(seen, n_fake, len(targets), ctx)
         made = self.profiles(seen, targets.copy(), lengths.copy(), self._told(data, ctx))
         self._enforce(made, data, targets, lengths)
         if self.adaptive:
@@ -180,7 +182,8 @@ class ProfileAttack(Attack):
 
     @final
     def with_profiles(self, data: Dataset, made: list[Profile], ctx: Context) -> Dataset:
-        """The data with these profiles as fake users, at times like those of genuine users."""
+        """The data with these profiles as fake users, at times like those of the genuine users
+        whom the attacker sees."""
         counts = np.array([len(p.items) for p in made])
         ratings = None
         if data.train.ratings is not None:
@@ -188,11 +191,13 @@ class ProfileAttack(Attack):
         rows = Interactions(
             users=np.repeat(np.arange(len(made)), counts),
             items=np.concatenate([p.items for p in made]).astype(np.int64), ratings=ratings,
-            times=fake_times(data, counts, ctx.stream("fake-times"), [p.ordered for p in made]))
+            times=fake_times(self._seen(data, ctx), counts, ctx.stream("fake-times"),
+                             [p.ordered for p in made]))
         return data.with_fakes(rows, len(made))
 
     def _seen(self, data: Dataset, ctx: Context) -> Dataset:
-        """What the attacker sees: train rows alone, of a share of the users where black."""
+        """What the attacker sees: train rows alone, of a share of the users where black. Of what
+        is seen, the same is seen."""
         seen = data.replace(valid=data.valid[:0], test=data.test[:0])
         if self.knowledge != "black":
             return seen
@@ -212,16 +217,19 @@ class ProfileAttack(Attack):
             victim = Lists(victim, data.replace(test=data.test[:0]), self.with_profiles, ctx)
         return dataclasses.replace(ctx, victim=victim)
 
-    def _lengths(self, data: Dataset, n_fake: int, n_targets: int, ctx: Context) -> Ints:
+    def _lengths(self, seen: Dataset, n_fake: int, n_targets: int, ctx: Context) -> Ints:
         if self.length:
             if self.length < n_targets:
                 raise PluginError(f"{self.name}: length {self.length} cannot hold "
                                   f"{n_targets} targets; raise length or lower targets")
-            return np.full(n_fake, min(self.length, data.n_items), np.int64)
-        active = data.activity[data.activity > 0]
+            return np.full(n_fake, min(self.length, seen.n_items), np.int64)
+        active = seen.activity[seen.activity > 0]
+        if not len(active):
+            raise CannotActError(f"{self.name}: profiles are as long as those of users it knows, "
+                                 "and it knows nobody with a train row; raise known or set length")
         mean = float(active.mean())
         drawn = ctx.stream("fake-lengths").normal(mean, 0.1 * mean, n_fake)
-        return np.clip(np.rint(drawn), 1 + n_targets, data.n_items).astype(np.int64)
+        return np.clip(np.rint(drawn), 1 + n_targets, seen.n_items).astype(np.int64)
 
     def _enforce(self, made: list[Profile], data: Dataset, targets: Ints, lengths: Ints) -> None:
         strange = [p for p in made if not isinstance(p, Profile)] if isinstance(
