@@ -18,7 +18,8 @@ class FedRecAttack(ClientAttack):
     """FedRecAttack: model poisoning with partly known interactions (Rong et al., "FedRecAttack:
     model poisoning attack to federated recommendation", ICDE 2022).
 
-    The attacker sees the share `known` (ξ) of each user's train interactions. Once a round it
+    The attacker sees the share `known` (ξ) of the train interactions, of every user alike (a user
+    of whom that is half a row shows one or none, by chance). Once a round it
     1. fits p̂_u to them on the item vectors Q it was sent: a pass of Adam over all users, in
        batches, on Σ −log σ(p̂_u·(q_i − q_j)) with j drawn from what u is not known to have;
     2. takes L = Σ_u Σ_t elu(s_u,j − s_u,t) over targets t not known to be u's, with j the last of
@@ -32,14 +33,18 @@ class FedRecAttack(ClientAttack):
 
     Budget: malicious clients ρ, κ items each, rows within the clip. Published: ρ 5 %, κ 60, ξ 1 %,
     one target, on ml-100k with vectors of 32 numbers (`scripts/reproduce_fed_rec_attack.py`).
+    The authors' code rounds each user's share up, so that its 1 % of ml-100k are 1.5 % of
+    its rows, and one row at least of everybody: `round_up: true`.
     Needs scores that are dot products (bprmf, BPR, fcf).
 
     Example: attacks: [{fed-rec-attack: {budget: 0.05, known: 0.01}}]
     """
 
     name = "fed-rec-attack"
-    known: float = param(0.01, "share of each user's train interactions that are public (ξ)",
-                         above=0, high=1)
+    known: float = param(0.01, "share of the train interactions that are public (ξ)", above=0,
+                         high=1)
+    round_up: bool = param(False, "each user's share rounded up, as in the authors' code: more "
+                           "than `known` in all")
     fit_rate: float = param(0.01, "learning rate of Adam for the users' vectors", above=0)
     fit_batch: int = param(256, "users per step of that fit", low=1)
     top: int = param(10, "length of the lists whose last item a target has to beat", low=1)

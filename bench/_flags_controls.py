@@ -65,9 +65,15 @@ def _same_budget(e: Entry, blind: Entry) -> bool:
     changes = BLIND[blind.first.attack.name]
     knowing = its.get("knowledge") != "none" and bool(blind.first.attack.params.get("adaptive"))
     return (e.row == blind.row and bool(mine.get("comparable"))
-            and all(mine.get(key) == its.get(key) for key in ("stage", "goal", "comparable"))
+            and all(mine.get(key) == its.get(key) for key in ("stage", "goal"))
+            and _spends(mine) == _spends(its)
             and (changes is None or bool(changes & changes_of(mine)))
             and (not knowing or bool(e.first.attack.params.get("adaptive"))))
+
+
+def _spends(threat: Mapping[str, Any]) -> str:
+    """What makes attacks comparable, without what they see: a control sees less than any."""
+    return str(threat.get("comparable")).split(", sees ")[0]
 
 
 def changes_of(threat: Mapping[str, Any]) -> frozenset[str]:

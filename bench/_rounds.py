@@ -93,6 +93,9 @@ class Rounds:
         data = self.model.data
         self._targets = intruder.pick(data.genuine(), self.model.ctx)
         self._known = intruder.seen(data, self.model.ctx)
+        if len(self._known):
+            self.loop.notes["attacker"] = {"interactions_seen": len(self._known),
+                                           "of": len(data.genuine().train.positives())}
         self._together: dict[str, Any] = {}
         self._scorer = Scorer(self.model, self.where)
         return intruder, [Client(int(u)) for u in intruder.clients(data)]

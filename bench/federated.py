@@ -70,7 +70,7 @@ class ClientAttack(Attack):
     alone, touches at most `items` items, and no row of it (nor any other parameter as a whole)
     is longer than the clip that holds for honest clients. An upload beyond that fails; it is not
     cut in silence. An attacker sees what every client is sent (`Sent`), and of the genuine
-    interactions the share `known` of each user, if it has such a parameter.
+    interactions the share `known`, spread evenly over users, if it has such a parameter.
     """
 
     budget: float = param(0.05, "malicious clients as a share of genuine users (ρ)", above=0,
@@ -122,11 +122,12 @@ class ClientAttack(Attack):
 
     def budget_text(self) -> str:
         return (f"{self.budget:.1%} malicious clients, at most {self.items} items each, "
-                f"{self.targets} targets ({self.stratum}), rows within the server's clip")
+                f"{self.targets} targets ({self.stratum}), rows within the server's clip"
+                f"{self._sees()}")
 
     def comparable(self) -> str:
         return (f"push, {self.budget:.3g} malicious clients, at most {self.items} items, "
-                f"{self.targets} targets ({self.stratum})")
+                f"{self.targets} targets ({self.stratum}){self._sees()}")
 
     def aims(self, data: Dataset, ctx: Context) -> Ints:
         return self.pick(data, ctx)
@@ -147,18 +148,32 @@ class ClientAttack(Attack):
 
     @final
     def seen(self, data: Dataset, ctx: Context) -> Interactions:
-        """The genuine train interactions that the attacker sees: ⌈known · n⌉ of the n of each
-        user, drawn at random once."""
+        """The genuine train interactions that the attacker sees, drawn at random once:
+        round(known · rows) of all rows, at least one, of each user's n as near as can be to
+        known · n (rounded up or down at random). With `round_up` ⌈known · n⌉ of each."""
+        from bench.natural import over_users
+
         rows = data.genuine().train.positives()
-        share = float(getattr(self, "known", 0.0))
-        if not share:
+        share = self._share()
+        if not share or not len(rows):
             return Interactions.empty(rows)
-        mixed = ctx.stream("known-interactions").permutation(len(rows))
-        mixed = mixed[np.argsort(rows.users[mixed], kind="stable")]
+        order = over_users(rows, ctx, "known-interactions")
+        if not getattr(self, "round_up", False):
+            return rows[np.sort(order[:max(1, round(share * len(rows)))])]
+        mixed = order[np.argsort(rows.users[order], kind="stable")]
         _, first, count = np.unique(rows.users[mixed], return_index=True, return_counts=True)
         rank = np.arange(len(mixed)) - np.repeat(first, count)
         most = np.repeat(np.ceil(share * count - 1e-9), count)
         return rows[np.sort(mixed[rank < most])]
+
+    def _share(self) -> float:
+        return float(getattr(self, "known", 0.0))
+
+    def _sees(self) -> str:
+        if not self._share():
+            return ""
+        rounded = ", rounded up for each user" if getattr(self, "round_up", False) else ""
+        return f", sees {100 * self._share():.3g} % of the interactions{rounded}"
 
     @final
     def bounded_upload(self, sent: Sent, own: Client, targets: Ints,

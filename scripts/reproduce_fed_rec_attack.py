@@ -7,8 +7,9 @@ With `control`, as many clients upload noise on as many items instead (random-cl
 Their setting (README of their code, rdz98/FedRecAttack): every rating a positive, one item per user
 held out; matrix factorisation with vectors of 32 numbers ~ N(0, 0.01²), −log σ(s_ui − s_uj) summed
 over a user's rows, sgd of rate 0.01, 256 clients a round, rows clipped at 1; ρ 5 % malicious
-clients, κ 60, ξ 1 %; one target drawn from all items. ER@K: share of genuine users who have the
-target neither in train nor in test and find it in their list of K, what they have left out.
+clients, κ 60, ξ 1 % of each user's rows, rounded up; one target drawn from all items. ER@K: share
+of genuine users who have the target neither in train nor in test and find it in their list of K,
+what they have left out.
 
 What differs: who is held out (here the newest rating), the draws, and negatives, which they draw
 once and we anew each epoch; their L2 of 0.1 counts a user's vector once, ours once per row.
@@ -68,7 +69,7 @@ def run(data: Dataset, seed: int, epochs: int, budget: float = 0.05,
         pick = OneOfAll.pick  # type: ignore[assignment]
 
     attack: ClientAttack = Noise(budget=budget, items=60) if control else \
-        OneOfAll(budget=budget, items=60, known=0.01)
+        OneOfAll(budget=budget, items=60, known=0.01, round_up=True)
     model = build(BPRMF(dim=32, init_std=0.01, optimizer="sgd", learning_rate=0.01,
                         reduction="sum", epochs=epochs, patience=0),
                   attack.before_training(data, ctx), ctx)

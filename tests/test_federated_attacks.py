@@ -23,6 +23,7 @@ from bench.attacks.a_hum import AHardUsers
 from bench.attacks.a_ra import ARandom
 from bench.attacks.fed_rec_attack import FedRecAttack, _Centre
 from bench.attacks.random_clients import RandomClients
+from bench.data import Interactions
 from bench.datasets.blocks import Blocks
 from bench.defenses.federated import Federated
 from bench.defenses.none import NoDefense
@@ -255,20 +256,64 @@ def test_the_fitted_users_prefer_what_they_are_known_to_have(data):
     assert float(scores[has].mean()) > float(scores[~has].mean()) + 1
 
 
-@pytest.mark.parametrize(("known", "count"), [(0.01, 1), (0.2, 2), (0.5, 5), (1.0, 9)])
-def test_an_attacker_sees_the_stated_share_of_each_user(data, known, count):
-    """⌈known · n⌉ of the n of each, genuine train rows alone."""
-    rows = data.activity
+def pairs(rows: Interactions) -> set[tuple[int, int]]:
+    return set(zip(rows.users.tolist(), rows.items.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("known", [1e-6, 0.01, 0.2, 0.37, 1.0])
+def test_an_attacker_sees_the_stated_share_of_all_rows(data, known):
+    """round(known · rows), genuine train rows alone; of each user's n either side of known · n."""
+    n, rows = data.activity, len(data.train)
     seen = FedRecAttack(known=known).seen(FedRecAttack().before_training(data, Context(0)),
                                           Context(0))
+    assert len(seen) == len(pairs(seen)) == max(1, round(known * rows))
     each = np.bincount(seen.users, minlength=40)
-    assert np.array_equal(each, np.ceil(known * rows - 1e-9).astype(int))
-    assert each[0] == count
-    genuine = set(zip(data.train.users.tolist(), data.train.items.tolist(), strict=True))
-    assert set(zip(seen.users.tolist(), seen.items.tolist(), strict=True)) <= genuine
-    other = FedRecAttack(known=0.2).seen(data, Context(1))
+    assert (each >= np.floor(known * n - 0.1)).all()  # the cut lies a little beside `known`
+    assert (each <= np.ceil(known * n + 0.1)).all()
+    assert pairs(seen) <= pairs(data.train)
+
+
+def test_no_user_shows_more_of_a_share_than_others_in_the_mean(data):
+    """Nor any row of a user: over many seeds each is seen as often as `known` says."""
+    known, draws = 0.15, 400
+    times = dict.fromkeys(pairs(data.train), 0)
+    for seed in range(draws):
+        for pair in pairs(FedRecAttack(known=known).seen(data, Context(seed))):
+            times[pair] += 1
+    share = np.array(list(times.values())) / draws
+    assert abs(share.mean() - known) < 0.002
+    spread = (known * (1 - known) / draws) ** 0.5
+    assert np.abs(share - known).max() < 5 * spread
+    users = np.array([u for u, _ in times])
+    by_user = np.bincount(users, share) / np.bincount(users)
+    assert np.abs(by_user - known).max() < 2.5 * spread
+
+
+def test_shares_rounded_up_are_those_of_the_authors_code(data):
+    """⌈known · n⌉ of the n of each, and the budget says that it is more than `known`."""
+    for known in (0.01, 0.2, 0.5, 1.0):
+        seen = FedRecAttack(known=known, round_up=True).seen(data, Context(0))
+        each = np.bincount(seen.users, minlength=40)
+        assert np.array_equal(each, np.ceil(known * data.activity - 1e-9).astype(int))
+        assert len(pairs(seen)) == len(seen)
+        assert pairs(seen) <= pairs(data.train)
+    assert "1 % of the interactions, rounded up" in FedRecAttack(round_up=True).budget_text()
+
+
+def test_what_is_seen_depends_on_the_seed_and_grows_with_the_share(data):
+    less, more = (pairs(FedRecAttack(known=k).seen(data, Context(0))) for k in (0.2, 0.4))
+    assert less < more
+    assert pairs(FedRecAttack(known=0.2).seen(data, Context(1))) != less
     assert len(ARandom().seen(data, Context(0))) == 0
-    assert known != 0.2 or not np.array_equal(other.items, seen.items)
+
+
+def test_what_an_attacker_sees_stands_in_the_budget_and_is_compared(data):
+    one, two = FedRecAttack(known=0.01), FedRecAttack(known=0.05)
+    assert one.comparable() != two.comparable()
+    for plugin, share in ((one, "sees 1 %"), (two, "sees 5 %")):
+        assert share in plugin.budget_text()
+        assert share in plugin.comparable()
+    assert "sees" not in ARandom().budget_text() + RandomClients().comparable()
 
 
 # -- random clients ----------------------------------------------------------------------------
@@ -305,7 +350,8 @@ def test_random_clients_act_wherever_attacks_do(data):
         assert None not in theirs or control.unfit(plugin, data) is None
     for cls in (ARandom, AHardUsers, FedRecAttack):
         same = cls(budget=0.02, items=30, targets=2)
-        assert same.comparable() == control.comparable()
+        theirs = same.comparable().removesuffix(", sees 1 % of the interactions")
+        assert theirs == control.comparable()
         assert cls(budget=0.021, items=30, targets=2).comparable() != control.comparable()
         assert same.threat_model().stage == control.threat_model().stage
 
@@ -481,6 +527,8 @@ def test_a_run_has_the_attack_where_clients_are(tmp_path, monkeypatch):
     assert facts["n_fake"] == 3
     assert facts["users_evaluated"] == by["federated", "none"]["facts"]["users_evaluated"] <= 30
     assert facts["training"]["federated"]["malicious_per_round"] > 0
+    told = facts["training"]["attacker"]
+    assert told["interactions_seen"] == round(0.2 * told["of"])
     assert len(facts["targets"]) == 1
 
 
