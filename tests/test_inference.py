@@ -20,7 +20,7 @@ from bench.datasets.blocks import Blocks
 from bench.defenses.dp_sgd import DpSgd
 from bench.defenses.none import NoDefense
 from bench.errors import CannotActError
-from bench.inference import held_out_pairs, matched_pairs
+from bench.inference import _alike, held_out_pairs, matched_pairs
 from bench.models.base import Recommender, build
 from bench.models.bprmf import BPRMF
 from bench.registry import Registry
@@ -115,6 +115,88 @@ def test_candidates_are_balanced_and_popularity_tells_nothing(data: Dataset) -> 
     popular = data.popularity[drawn.items] - is_member  # what others took
     assert abs(auc(popular[is_member].astype(float), popular[~is_member].astype(float)) - 0.5) < .08
     assert len(drawn.added(np.ones(len(pairs), bool)).train) == len(left) + len(pairs)
+
+
+def rows_of(data: Dataset, users: list[int], items: list[int]) -> Dataset:
+    """The data with these train rows alone."""
+    n = len(users)
+    rows = dataclasses.replace(data.train[np.zeros(n, int)], users=np.array(users),
+                               items=np.array(items))
+    return data.replace(train=rows, valid=data.valid[:0], test=data.test[:0])
+
+
+def test_a_members_own_row_counts_in_no_popularity(data: Dataset) -> None:
+    """Half of the items are taken by five users and half by four. A member that five took was
+    taken by four others, and so its partner by four: never by five, of which its own user is
+    none."""
+    taken = [(user, item) for item in range(data.n_items)
+             for user in np.random.default_rng(item).permutation(data.n_users)[:4 + item % 2]]
+    even = rows_of(data, *map(list, zip(*taken, strict=True)))
+    drawn, is_member = matched_pairs(even, 200, Context(0))
+    assert set(even.popularity[drawn.items[is_member]]) == {4, 5}
+    assert set(even.popularity[drawn.items[~is_member]]) == {4}
+
+
+def test_users_who_are_judged_as_members_are_as_active_as_the_others(data: Dataset) -> None:
+    """Each is the nearest of those still free, and none is among those held out."""
+    rng = np.random.default_rng(0)
+    active = rng.permutation(np.arange(data.n_users)) + 2
+    uneven = rows_of(data, np.repeat(np.arange(data.n_users), active).tolist(),
+                     np.concatenate([np.arange(n) for n in active]).tolist())
+    outside = np.flatnonzero(active > 62)[:20]  # the most active: others are unlike them
+    away = np.concatenate([outside, np.arange(5)])
+    chosen = _alike(uneven, outside, away, Context(0))
+    free = set(range(data.n_users)) - set(away.tolist())
+    assert len(chosen) == len(outside)
+    for user, partner in zip(outside, chosen.tolist(), strict=True):
+        apart = {u: abs(int(active[u]) - int(active[user])) for u in free}
+        assert apart[partner] == min(apart.values())
+        free.remove(partner)
+
+
+@pytest.mark.parametrize("plugin", [LiRA(shadows=2, candidates=60),
+                                    ShadowUserMembership(held_out=0.4),
+                                    ShadowUserMembership(held_out=0.4, reads="released")],
+                         ids=["lira", "lists", "released"])
+def test_no_training_of_an_attacker_sees_a_test_row(
+        data: Dataset, monkeypatch: pytest.MonkeyPatch, plugin: Any) -> None:
+    """Neither the model that it trains nor the defense that cleans its data; the data that it is
+    handed to evaluate on has some."""
+    import bench.models.base as base
+
+    seen: dict[str, list[int]] = {"model": [], "defense": []}
+
+    class Watching(NoDefense):
+        """Notes what it is shown; no paper."""
+
+        def clean(self, given, ctx):  # type: ignore[no-untyped-def]
+            seen["defense"].append(len(given.test))
+            return given
+
+    victim = BPRMF(dim=4, epochs=1)
+    ctx = context(data, victim, Watching())
+    prepared = prepare(data, plugin if plugin.trains else None, NoDefense(), ctx)
+    model = trained(victim, prepared.train)
+    assert len(prepared.genuine.test)
+    make = base.build
+
+    def building(kind: Any, given: Dataset, ctx: Context) -> Recommender:
+        seen["model"].append(len(given.test))
+        return make(kind, given, ctx)
+
+    monkeypatch.setattr(base, "build", building)
+    with under_attack(plugin, model, prepared, ctx):
+        pass
+    assert seen["model"]
+    assert set(seen["model"]) | set(seen["defense"]) == {0}
+
+
+def test_the_victims_training_is_blind_whatever_it_is_given(data: Dataset) -> None:
+    given: Any = context(data, OVERFIT).victim
+    made: Any = given.trained(data, model=BPRMF(dim=4, epochs=1))
+    assert len(data.test)
+    assert not len(made.data.test)
+    assert len(made.data.train) == len(data.train)
 
 
 def test_order_of_the_candidates_says_nothing(data: Dataset) -> None:

@@ -70,6 +70,20 @@ def test_the_worst_case_is_per_user_then_averaged(tmp_path: Path) -> None:
     assert mine["value"].mean() == pytest.approx(case.value.mean)
 
 
+def test_no_user_gains_by_an_attack_in_the_worst_case(tmp_path: Path) -> None:
+    """The attacker may also leave the user alone: where every attack helps, that is the worst."""
+    run = SyntheticRun(tmp_path, groups=False, loss=lambda m, d, a: {
+        "a": -0.5, "b": -0.2}.get(a[0], 0.0))
+    for attack in (NONE, spec("a", eps=0.5), spec("b", eps=0.5)):
+        run.add(spec("BPR"), NONE, attack, BALL)
+    board, _ = boarded(run)
+    clean = board.entries[("toy", "BPR", "none"), "none"].value
+    (case,) = board.worst_cases["toy", "BPR", "none"]
+    assert clean is not None
+    assert case.value.mean == pytest.approx(clean.mean)
+    assert case.drop.mean == pytest.approx(0.0)
+
+
 def test_static_and_adaptive_stand_side_by_side(tmp_path: Path) -> None:
     run = SyntheticRun(tmp_path, loss=lambda m, d, a: 0.3 if "True" in a else
                        0.1 if "False" in a else 0.0,
