@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from bench.api import Context, ThreatModel
+from bench.api import Context, Dataset, ThreatModel
 from bench.data import Ints
 from bench.features import FeatureAttack
 
@@ -36,7 +36,7 @@ class FeatureNoise(FeatureAttack):
     threat: ClassVar[ThreatModel] = ThreatModel("test-input", "none", "push")
 
     def delta(self, model: TorchRecommender, table: Table, targets: Ints, radius: float,
-              ctx: Context) -> Tensor:
+              data: Dataset, ctx: Context) -> Tensor:
         import torch
 
         shape = (len(targets), table.rows().shape[1])

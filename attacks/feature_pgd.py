@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.api import Context, param
+from bench.api import Context, Dataset, param
 from bench.data import Ints
 from bench.features import FeatureAttack
+from bench.inside import COPIES, WHAT_COPIES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +36,7 @@ class FeaturePGD(FeatureAttack):
         k: length of the list that the margin is taken at.
         temperature: τ in standard deviations of the scores. At 1 the clip never acts, and the
             mean score that rises is no matter of lists: half as many targets reach one.
+        copies: of noise, where randomised smoothing is attacked.
 
     Shapes: delta is (targets, width).
 
@@ -47,15 +49,16 @@ class FeaturePGD(FeatureAttack):
     k: int = param(10, "length of the list whose last place is the margin's zero", low=1)
     temperature: float = param(0.1, "τ in standard deviations of the scores: how near to the edge "
                                "of their list users must be to count", above=0)
+    copies: int = param(COPIES, WHAT_COPIES, low=1)
 
     def delta(self, model: TorchRecommender, table: Table, targets: Ints, radius: float,
-              ctx: Context) -> Tensor:
+              data: Dataset, ctx: Context) -> Tensor:
         import torch
 
         from bench.feature_margin import Margin
         from bench.perturb import project, steepest
 
-        margin = Margin(model, table, targets, self.k, self.temperature)
+        margin = Margin(model, table, targets, data, self.k, self.temperature)
         sign = 1.0 if self.goal == "push" else -1.0
         at = torch.zeros(len(targets), table.rows().shape[1], device=ctx.device)  # (T, width)
         best = at

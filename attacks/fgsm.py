@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from bench.api import Context, Dataset, EmbeddingAttack, param
+from bench.inside import COPIES, WHAT_COPIES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +34,7 @@ class FGSM(EmbeddingAttack):
             it wants several draws, or it fits their negatives instead of the ranking.
         pairs, draws: how many rows the loss is taken over (0: all), and how often each, with
             negatives drawn anew.
+        copies: of noise, where randomised smoothing is attacked: the loss is then its mean.
 
     Shapes: delta[table] is (rows, width), as the table.
 
@@ -46,9 +48,7 @@ class FGSM(EmbeddingAttack):
                           "to whole batches); 0: all", low=0)
     draws: int = param(1, "draws of negatives for each of these rows; more make it stronger, and "
                           "slower", low=1)
-
-    def budget_text(self) -> str:
-        return super().budget_text() + (", sees test positives" if self.source == "test" else "")
+    copies: int = param(COPIES, WHAT_COPIES, low=1)
 
     def delta(self, model: TorchRecommender, radii: Mapping[str, float], data: Dataset,
               ctx: Context) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from bench.api import Context, Dataset, EmbeddingAttack, param
+from bench.inside import COPIES, WHAT_COPIES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +30,7 @@ class MIM(EmbeddingAttack):
         steps, step, decay: T, α as a share of ε, and how much momentum stays.
         source, pairs, draws: whose loss is raised, over how many rows and negatives; as in
             fgsm.
+        copies: of noise, where randomised smoothing is attacked: the loss is then its mean.
 
     Shapes: delta[table] is (rows, width), as the table.
 
@@ -38,16 +40,17 @@ class MIM(EmbeddingAttack):
     name = "mim"
     steps: int = param(10, "how many steps", low=1)
     step: float = param(0.25, "length of a step as a share of eps", above=0)
-    decay: float = param(1.0, "share of the momentum that stays at each step", low=0)
+    decay: float = param(1.0, "share of the momentum that stays at each step", low=0,
+                         high=1)
     source: str = param("train", "rows whose loss is raised; no attacker has those of test",
                         choices=("train", "test"))
     pairs: int = param(0, "rows the gradient is taken over (first in hashed order, rounded up "
                           "to whole batches); 0: all", low=0)
     draws: int = param(1, "draws of negatives for each of these rows", low=1)
+    copies: int = param(COPIES, WHAT_COPIES, low=1)
 
     def budget_text(self) -> str:
-        oracle = ", sees test positives" if self.source == "test" else ""
-        return f"{super().budget_text()}, {self.steps} steps of {self.step:g} eps{oracle}"
+        return f"{super().budget_text()}, {self.steps} steps of {self.step:g} eps"
 
     def delta(self, model: TorchRecommender, radii: Mapping[str, float], data: Dataset,
               ctx: Context) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from bench.api import Context, Dataset, EmbeddingAttack, param
+from bench.inside import COPIES, WHAT_COPIES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +32,7 @@ class MsapPublished(EmbeddingAttack):
         start: half the width of the uniform start; theirs is .05 whatever ε is.
         source, pairs, draws: whose loss is raised, over how many rows and negatives; as in
             fgsm.
+        copies: of noise, where randomised smoothing is attacked: the loss is then its mean.
 
     Shapes: delta[table] is (rows, width), as the table.
 
@@ -47,6 +49,7 @@ class MsapPublished(EmbeddingAttack):
     pairs: int = param(0, "rows the gradient is taken over (first in hashed order, rounded up "
                           "to whole batches); 0: all", low=0)
     draws: int = param(1, "draws of negatives for each of these rows", low=1)
+    copies: int = param(COPIES, WHAT_COPIES, low=1)
 
     def budget_text(self) -> str:
         return (f"{super().budget_text()}, {self.steps} l2 steps of {self.step:g} eps (up to "

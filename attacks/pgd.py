@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from bench.api import Context, Dataset, EmbeddingAttack, param
+from bench.inside import COPIES, WHAT_COPIES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +38,7 @@ class PGD(EmbeddingAttack):
         random_start: begin uniformly in the ball instead of at zero.
         source, pairs, draws: whose loss is raised, over how many rows and negatives; as in
             fgsm. With one draw, many steps fit those very negatives.
+        copies: of noise, where randomised smoothing is attacked: the loss is then its mean.
 
     Shapes: delta[table] is (rows, width), as the table.
 
@@ -53,10 +55,10 @@ class PGD(EmbeddingAttack):
                           "to whole batches); 0: all", low=0)
     draws: int = param(1, "draws of negatives for each of these rows; more make it stronger, and "
                           "slower", low=1)
+    copies: int = param(COPIES, WHAT_COPIES, low=1)
 
     def budget_text(self) -> str:
-        oracle = ", sees test positives" if self.source == "test" else ""
-        return f"{super().budget_text()}, {self.steps} steps of {self.step:g} eps{oracle}"
+        return f"{super().budget_text()}, {self.steps} steps of {self.step:g} eps"
 
     def delta(self, model: TorchRecommender, radii: Mapping[str, float], data: Dataset,
               ctx: Context) -> dict[str, Tensor]:

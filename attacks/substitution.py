@@ -9,6 +9,7 @@ import numpy as np
 from bench.api import Context, Dataset, param
 from bench.data import Ints
 from bench.histories import HistoryAttack
+from bench.inside import COPIES, WHAT_COPIES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +43,7 @@ class Substitution(HistoryAttack):
         tries: candidates that are scored for each place.
         step: how far e_t moves along the sign of its slope, in every coordinate.
         fresh: slopes are taken anew after each replacement.
+        copies: of noise, where randomised smoothing is attacked.
         adaptive: see the base class.
 
     Shapes: histories are arrays of items (length,); slopes (users, max_length, width).
@@ -57,12 +59,13 @@ class Substitution(HistoryAttack):
     tries: int = param(10, "candidates scored for each place", low=1)
     step: float = param(1.0, "length of the step along the sign of the slope", above=0)
     fresh: bool = param(False, "take slopes anew after each replacement")
+    copies: int = param(COPIES, WHAT_COPIES, low=1)
 
     def edit(self, model: TorchRecommender, histories: list[Ints], targets: Ints, data: Dataset,
              ctx: Context) -> list[Ints]:
         from bench.positions import Reader, padded, written_back
 
-        reader, made = Reader(model, targets, histories, ctx), []
+        reader, made = Reader(model, targets, histories, ctx, data), []
         for rows in reader.blocks(len(histories)):
             part = [histories[r] for r in rows.tolist()]
             items, lengths = padded(part, reader.width, ctx.device)

@@ -6,23 +6,40 @@ import importlib.util
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bench.api import Context, Dataset, EmbeddingAttack, ModelPlugin, ThreatModel, param
+from bench.api import (
+    Context,
+    Dataset,
+    Defense,
+    EmbeddingAttack,
+    ModelPlugin,
+    ThreatModel,
+    param,
+)
 from bench.errors import InputError, PluginError
+from bench.inside import COPIES, WHAT_COPIES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from bench.box import BoxScorer
-    from bench.models.base import TorchRecommender
+    from bench.models.base import Recommender, TorchRecommender
 
 LINF, L2 = ("linf",), ("l2",)
-# name -> (norms, whether examples keep their order, whether it may see the whole catalogue)
+# name -> (norms, whether examples keep their order, whether it sees the whole catalogue, where
+# no list has an end, instead of the four logits around it)
 SUITABLE: dict[str, tuple[tuple[str, ...], bool, bool]] = {
     **dict.fromkeys(("FGSM", "BIM", "PGD", "MIFGSM", "NIFGSM", "VMIFGSM", "VNIFGSM", "EOTPGD",
                      "RFGSM", "FFGSM", "UPGD", "Jitter"), (LINF, True, True)),
     "PGDL2": (L2, True, True), "CW": (L2, True, False), "SPSA": (LINF, True, False),
     **dict.fromkeys(("APGD", "APGDT", "FAB", "Square", "AutoAttack"),
                     ((*LINF, *L2), False, False))}
+STEPPED = ("BIM", "PGD", "PGDL2", "MIFGSM", "NIFGSM", "VMIFGSM", "VNIFGSM", "EOTPGD", "RFGSM",
+           "UPGD", "Jitter", "CW", "SPSA")
+# parameter -> the attacks in which it does something
+USED_BY = {"k": tuple(name for name, (_, _, catalogue) in SUITABLE.items() if not catalogue),
+           "steps": (*STEPPED, "APGD", "APGDT", "FAB", "AutoAttack"), "step": STEPPED,
+           "n_queries": ("Square", "AutoAttack"), "c": ("CW",)}
+SKIPPING = ("APGD", "APGDT", "AutoAttack", "CW", "FAB", "Square")  # those who count as fooled
 UNSUITABLE = {
     **dict.fromkeys(("DIFGSM", "TIFGSM", "SINIFGSM", "PIFGSM", "PIFGSMPP"),
                     "it resizes, shifts or dims pictures, which means nothing for a vector"),
@@ -48,6 +65,9 @@ class TorchAttacks(EmbeddingAttack):
     APGD, APGDT, FAB, CW, Square and AutoAttack leave a user whom they cannot fool where the
     user was.
 
+    What evaluation masks is masked here, and the item that is to leave is the first that is
+    served: of a defended model by the scores that the defense serves.
+
     Distance: that of the attack (linf, or l2 for PGDL2 and CW, either for APGD, APGDT, FAB,
     Square, AutoAttack), per user vector. White-box; Square and SPSA only read scores. A probe
     of stability: nobody perturbs stored vectors. Facts: how many users kept their item in the
@@ -59,9 +79,16 @@ class TorchAttacks(EmbeddingAttack):
         eps, relative, norm: of the ball around each user vector.
         steps, step: iterations, and their length as a share of ε where the attack has one
             (CW: of Adam's first step).
-        k: length of the list that the item is to leave.
+        k: length of the list that the item is to leave, for the attacks on four logits (APGD,
+            APGDT, AutoAttack, CW, FAB, Square, SPSA). The others raise the cross-entropy of the
+            item over the whole catalogue (CATALOGUE A6), where no list has an end: for them it
+            stays at 10, and only the facts count lists of it.
+        copies: of noise, where randomised smoothing is attacked: scores are then shares of votes,
+            softly. APGD, APGDT, AutoAttack, CW, FAB and Square leave users alone whom a few
+            copies count as fooled already; so they strike the model inside, and are not adaptive.
         item: "top" the user's first recommendation, or "test" a test positive (oracle).
-        n_queries: of Square. c: weight of CW's misclassification.
+        n_queries: of Square. c: weight of CW's misclassification. A parameter that the attack
+            named does not have is refused unless it stands at its default.
 
     Shapes: delta[table] is (users, width), zero for injected users.
 
@@ -79,10 +106,12 @@ class TorchAttacks(EmbeddingAttack):
                       choices=("top", "test"))
     n_queries: int = param(300, "queries of Square, for each user", low=1)
     c: float = param(10.0, "weight of the misclassification in CW", above=0)
+    copies: int = param(COPIES, WHAT_COPIES, low=1)
     aims_at_loss: ClassVar[bool] = False
     threat: ClassVar[ThreatModel] = ThreatModel("test-param", "white", "untargeted", False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.attack in UNSUITABLE:
             raise InputError(f"{self.attack} cannot be right on vectors: "
                              f"{UNSUITABLE[self.attack]}", key="attack",
@@ -91,6 +120,13 @@ class TorchAttacks(EmbeddingAttack):
         if self.norm not in norms:
             raise InputError(f"{self.attack} of torchattacks has no {self.norm} ball", key="norm",
                              hint=f"its norm is {' or '.join(norms)}")
+        for key in self.changed():
+            if self.attack not in USED_BY.get(key, (self.attack,)):
+                why = (f"{self.attack} raises the cross-entropy of the item over the whole "
+                       "catalogue, where no list has an end" if key == "k" else
+                       f"{self.attack} of torchattacks has no such parameter")
+                raise InputError(f"{key} would change nothing: {why}", key=key,
+                                 hint=f"leave it out, or take {', '.join(USED_BY[key])}")
 
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
         if importlib.util.find_spec("torchattacks") is None:
@@ -99,9 +135,24 @@ class TorchAttacks(EmbeddingAttack):
             return f"the list of {self.k} leaves no rivals among {data.n_items} items"
         return super().unfit(model, data)
 
+    def unseen(self, defense: Defense) -> str | None:
+        reason = super().unseen(defense)
+        if reason is None and self.adaptive and defense.noisy and self.attack in SKIPPING:
+            return (f"{self.attack} leaves users alone whom few noisy copies count as fooled, and "
+                    "is made without noise")
+        return reason
+
+    def stand_in(self, source: Recommender, ctx: Context) -> Recommender:
+        from bench.models.base import innermost
+        from bench.served import Noisy
+
+        found = super().stand_in(source, ctx)
+        skips = self.attack in SKIPPING and isinstance(found, Noisy)
+        return innermost(source) if skips else found
+
     def budget_text(self) -> str:
-        oracle = ", sees test positives" if self.item == "test" else ""
-        return f"{super().budget_text()}, {self.attack} {self.steps} steps{oracle}"
+        steps = f" {self.steps} steps" if self.attack in USED_BY["steps"] else ""
+        return f"{super().budget_text()}, {self.attack}{steps}"
 
     def delta(self, model: TorchRecommender, radii: Mapping[str, float], data: Dataset,
               ctx: Context) -> dict[str, Tensor]:
@@ -131,15 +182,25 @@ class TorchAttacks(EmbeddingAttack):
             raise PluginError(f"torchattacks: {self.attack} moves a vector {float(norms.max()):.4g}"
                               f" in {self.norm}, the budget is {radius:.4g}")
         moved = project(moved, radius * (1 - 1e-6), self.norm)  # rounding in the box
-        self._note(scorer, moved, ctx)
         whole = torch.zeros_like(table.rows())
         whole[users] = moved
+        queries = scorer.scores.queries
+        inside = [self._in_list(model, users, chosen, masked, d) for d in ({}, {key: whole})]
+        ctx.notes.update({"item_in_list": inside[0], "item_in_list_attacked": inside[1],
+                          "queries": ctx.notes.get("queries", 0) + queries})
         return {key: whole}
 
     def _chosen(self, model: TorchRecommender, data: Dataset, users: Tensor
                 ) -> tuple[Tensor, Tensor]:
-        """The item of each user that is to leave the list, and what is never recommended."""
+        """The item of each user that is to leave the list, and what is never recommended.
+
+        Args:
+            data: genuine data, whose rows evaluation masks; those that the model was trained on
+                may be others, where a defense cleaned them.
+        """
         import torch
+
+        from bench.served import as_served
 
         known = data.known("test")
         masked = torch.zeros((len(users), data.n_items), dtype=torch.bool, device=users.device)
@@ -147,7 +208,8 @@ class TorchAttacks(EmbeddingAttack):
         masked[torch.from_numpy(known.users[mine]).to(users.device),
                torch.from_numpy(known.items[mine]).to(users.device)] = True
         with torch.no_grad():
-            top = model.scores(users).masked_fill(masked, -torch.inf).argmax(dim=1)  # (n,)
+            served = as_served(model).scores(users)  # (n, m)
+        top = served.masked_fill(masked, -torch.inf).argmax(dim=1)  # (n,)
         if self.item == "test":
             truth = data.truth("test")
             for user, item in zip(truth.users[::-1].tolist(), truth.items[::-1].tolist(),
@@ -189,17 +251,17 @@ class TorchAttacks(EmbeddingAttack):
                     part.steps = self.steps
         return made
 
-    def _note(self, scorer: BoxScorer, moved: Tensor, ctx: Context) -> None:
-        """Who was in the list before and is after, by our own count; and the queries."""
+    def _in_list(self, model: TorchRecommender, users: Tensor, chosen: Tensor, masked: Tensor,
+                 delta: Mapping[str, Tensor]) -> float:
+        """The share of users whose item is among the k first served, by our own count."""
         import torch
 
-        with torch.no_grad():
-            scorer.catalogue = False
-            before = scorer(scorer.pictures(scorer.scores.vectors)).argmax(dim=1) == 0
-            after = scorer(scorer.pictures(scorer.scores.vectors + moved)).argmax(dim=1) == 0
-        ctx.notes.update({"item_in_list": float(before.double().mean()),
-                      "item_in_list_attacked": float(after.double().mean()),
-                      "queries": scorer.scores.queries})
+        from bench.served import as_served
+
+        with torch.no_grad(), model.perturbed(delta):
+            scores = as_served(model).scores(users).masked_fill(masked, -torch.inf)  # (n, m)
+        above = (scores > scores.gather(1, chosen[:, None])).sum(dim=1)  # (n,)
+        return float((above < self.k).double().mean())
 
     @classmethod
     def test_params(cls) -> dict[str, object]:

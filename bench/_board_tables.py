@@ -276,7 +276,7 @@ class Builder:
                     flags=self.codes(e.row, e.attack, (
                         "missing-seeds", "weaker-than-noise", "more-steps-weaker",
                         "larger-eps-weaker", "adaptive-weaker", "adaptive-equals-static",
-                        "exposure-ceiling")),
+                        "not-adaptive", "exposure-ceiling")),
                     sort=e.exposure[metric].mean)
 
     def fairness(self, dataset: str) -> Table | None:

@@ -31,7 +31,8 @@ def _made(lab: Lab, **changes: Any) -> tuple[TorchRecommender, Any, Tensor, floa
     plugin = lab.plugin(**changes)
     targets = plugin.aims(model.data, Context(1))
     radius = plugin.radius(model)
-    return model, targets, plugin.perturbation(model, targets, radius, Context(1)), radius
+    made = plugin.perturbation(model, targets, radius, model.data, Context(1))
+    return model, targets, made, radius
 
 
 def targets_inside_the_ball(lab: Lab) -> None:
@@ -80,7 +81,7 @@ def serves_the_goal(lab: Lab) -> None:
                                                     "stratum")}})
     for goal, sign in (("push", 1.0), ("nuke", -1.0)):
         model, targets, delta, radius = _made(lab, goal=goal)
-        control = noise.perturbation(model, targets, radius, Context(1))
+        control = noise.perturbation(model, targets, radius, model.data, Context(1))
         known, found = model.data.known("test"), []
         without = torch.ones(model.data.n_genuine, len(targets), dtype=torch.bool)
         for n, target in enumerate(targets):

@@ -267,7 +267,7 @@ def _fingerprint(lab: Lab, seed: int) -> tuple[str, bool]:
     if any(b.__name__ == "FeatureAttack" for b in type(plugin).__mro__):
         model = lab.model()
         targets = plugin.aims(model.data, Context(0))
-        made = plugin.perturbation(model, targets, plugin.radius(model), ctx)
+        made = plugin.perturbation(model, targets, plugin.radius(model), model.data, ctx)
         return digest(made), bool(ctx.asked)
     if any(b.__name__ == "ClientAttack" for b in type(plugin).__mro__):
         from bench import _contracts_clients

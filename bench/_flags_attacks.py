@@ -73,6 +73,13 @@ def _adaptive(entry: Entry) -> bool:
     return "adaptive" in entry.first.attack.name or entry.adaptive
 
 
+def not_adaptive(board: Board) -> Iterator[Flag]:
+    """An attack on vectors means to be adaptive, and the defense does what it cannot follow."""
+    for e in ran(board):
+        if e.first.threat.get("unseen"):
+            yield Flag("not-adaptive", e.row, e.attack, str(e.first.threat["unseen"]))
+
+
 def adaptive_equals_static(board: Board) -> Iterator[Flag]:
     """An attack that knows the defense leaves to the last digit what the same attack leaves that
     does not: every metric, of every seed that both have."""

@@ -18,7 +18,7 @@ CONTROLS = {"noise": BALL,
             "token-noise": ("eps", "targets", "stratum", "sample")}
 # of these, the ones that are refused as static attacks, since they look at no model: one of them
 # is the control of static and of adaptive attacks
-ONE_FOR_BOTH = frozenset({"token-noise"})
+ONE_FOR_BOTH = frozenset({"noise", "feature-noise", "token-noise"})
 # those that every attack of the same budget must beat, if it may make the same changes of a
 # history (None: it has none); to append is to insert at the end
 BLIND: dict[str, frozenset[str] | None] = {

@@ -15,6 +15,7 @@ from bench.errors import ScoreError
 from bench.models.base import Recommender, TorchRecommender, Wrapped, user_blocks
 
 if TYPE_CHECKING:
+    from bench.context import Context
     from bench.data import Dataset, Interactions
 
 _SCORES_PER_BLOCK = 1 << 21
@@ -192,6 +193,12 @@ class Smoothed(Voting):
     def forget(self) -> None:
         super().forget()
         self._counts.clear()
+
+    def stand_in(self, ctx: Context, copies: int) -> TorchRecommender:
+        """The expectation over noise of the attacker's own: the votes themselves have no slope."""
+        from bench.served import Noisy, noise_of
+
+        return Noisy(self.base, self, noise_of(self.base.tables(), self.spreads, copies, ctx))
 
     def votes(self, users: Tensor, split: str) -> Tensor:
         return self.count(split)[users].long()  # (B, m)

@@ -10,7 +10,9 @@ none of it. Here (CATALOGUE A6):
   rivals *at the perturbed vector*. The chosen item is the largest of them exactly while it is in
   the top K, so that "misclassified" means "left the list";
 - they are divided by their spread at the clean vector and raised above zero: cross-entropy is
-  not saturated, and losses that fill with zeros are right.
+  not saturated, and losses that fill with zeros are right;
+- where a defense serves under noise, the scores are shares of votes over noise of the attacker's
+  own, made smooth.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from torch import Tensor, nn
 
 from bench.differentiable import scores_with
 from bench.errors import CannotActError, PluginError
+from bench.served import Noisy, Shift, copies_of, shifted
 
 if TYPE_CHECKING:
     from bench.models.base import Table, TorchRecommender
@@ -49,7 +52,8 @@ class UserScores:
     """Scores of all items as a differentiable function of user vectors.
 
     Where a score is a dot product of the tables plus something per item, that is what is
-    computed; any other model is run with its table replaced.
+    computed; any other model is run with its table replaced. Of a model that is served under
+    noise they are shares of votes (`bench.served.Noisy`).
 
     Args:
         model: in evaluation mode, with one user table.
@@ -64,48 +68,66 @@ class UserScores:
         if len(own) != 1:
             raise CannotActError(f"the library bounds one vector per example, and this model has "
                             f"{len(own) or 'no'} table{'s' if len(own) > 1 else ''} of users")
-        self.model, self.users, self.table = model, users, own[0]
+        self.model, self.copies = copies_of(model)
+        self.noisy = model if isinstance(model, Noisy) else None
+        self.users, self.table = users, own[0]
+        self._key = next(k for k, t in model.tables().items() if t.role == "user")
         self.vectors = own[0].rows()[users]  # (n, d)
         self.queries = 0
         with torch.no_grad():
-            self.clean = model.scores(users)  # (n, m)
-        self._linear = self._as_dot_product()
+            inside = self.model.scores(users)  # (n, m)
+        self._linear = self._as_dot_product(inside)
+        if self.noisy is None:
+            self.clean = inside  # (n, m)
+        else:
+            with torch.no_grad():
+                self.clean = self(self.vectors, torch.arange(len(users), device=users.device))
 
-    def _as_dot_product(self) -> tuple[Tensor, Tensor] | None:
-        items = [t for t in self.model.tables().values() if t.role == "item"
+    def _as_dot_product(self, inside: Tensor) -> tuple[str, Tensor, Tensor] | None:
+        items = [(key, t.rows()) for key, t in self.model.tables().items() if t.role == "item"
                  and t.weight.shape[1] == self.vectors.shape[1]]
         if len(items) != 1:
             return None
-        rest = self.clean - self.vectors @ items[0].rows().T  # (n, m)
+        key, rows = items[0]
+        rest = inside - self.vectors @ rows.T  # (n, m)
         bias = rest.mean(dim=0)  # (m,)
-        spread = self.clean.std().clamp_min(1e-12)
+        spread = inside.std().clamp_min(1e-12)
         if bool((rest - bias).abs().max() > 1e-4 * spread):
             return None
         # with one user, or users all alike, any scorer looks so where they stand: ask elsewhere
         moved = -0.5 * self.vectors.roll(1, dims=1)  # (n, d)
         with torch.no_grad():
-            found = self._by_model(moved, torch.arange(len(moved), device=moved.device))
-        off = (found - moved @ items[0].rows().T - bias).abs().max()
-        return (items[0].rows(), bias) if bool(off <= 1e-3 * spread) else None
+            found = self._by_model(moved, torch.arange(len(moved), device=moved.device), {})
+        off = (found - moved @ rows.T - bias).abs().max()
+        return (key, rows, bias) if bool(off <= 1e-3 * spread) else None
 
     def __call__(self, vectors: Tensor, rows: Tensor) -> Tensor:
         """Scores (b, m) of the users at `rows` (b,) of `users`, with these vectors (b, d)."""
-        self.queries += len(vectors)
+        self.queries += len(vectors) * len(self.copies)
+        found = [self._of_copy(vectors, rows, noise) for noise in self.copies]
+        return found[0] if self.noisy is None else self.noisy.voted(self.users[rows], found)
+
+    def _of_copy(self, vectors: Tensor, rows: Tensor, noise: Shift) -> Tensor:
+        if self._key in noise:
+            vectors = vectors + noise[self._key][self.users[rows]]
         if self._linear is not None:
-            items, bias = self._linear
-            return vectors @ items.T + bias
+            key, items, bias = self._linear
+            return vectors @ (items + noise[key] if key in noise else items).T + bias
         parts, size = [], len(self.users)  # a user twice in one part would get one vector
         for start in range(0, len(rows), size):
-            parts.append(self._by_model(vectors[start:start + size], rows[start:start + size]))
+            parts.append(self._by_model(vectors[start:start + size], rows[start:start + size],
+                                        noise))
         return torch.cat(parts)
 
-    def _by_model(self, vectors: Tensor, rows: Tensor) -> Tensor:
+    def _by_model(self, vectors: Tensor, rows: Tensor, noise: Shift) -> Tensor:
         if len(torch.unique(rows)) != len(rows):
-            return torch.cat([self._by_model(v[None], r[None])
+            return torch.cat([self._by_model(v[None], r[None], noise)
                               for v, r in zip(vectors, rows, strict=True)])
         who = self.users[rows]
-        changed = self.table.weight.detach().index_put((who + self.table.start,), vectors)
-        return scores_with(self.model, {self.table.parameter: changed}, who)
+        changed = shifted(self.model, noise)
+        table = changed.get(self.table.parameter, self.table.weight).detach()
+        changed[self.table.parameter] = table.index_put((who + self.table.start,), vectors)
+        return scores_with(self.model, changed, who)
 
 
 class Box:

@@ -75,6 +75,20 @@ class Defense(Plugin, ABC):
         has an empty test split."""
         return scores
 
+    def unseen(self) -> str | None:
+        """What this does when serving that no attack on the model's vectors can differentiate, in
+        words: such an attack is made on the model inside and is not called adaptive. None where
+        the trained model is served, or where what wraps it gives something that has slopes
+        (`bench.models.base.Wrapped.stand_in`)."""
+        if type(self).harden is Defense.harden and type(self).rerank is Defense.rerank:
+            return None
+        return "nothing says how what is served follows from the vectors of the model inside"
+
+    @property
+    def noisy(self) -> bool:
+        """Whether what is served is made of many draws of noise on the model's vectors."""
+        return False
+
     def spent(self, fit: FitResult) -> dict[str, float]:
         """Privacy spent by this training: epsilon, delta; empty where none is promised."""
         return {}

@@ -7,10 +7,11 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar, final
 
-from bench.attack import ModelAttack, Struck, ThreatModel
+from bench.attack import Struck, ThreatModel
 from bench.context import Context
 from bench.data import Dataset
 from bench.errors import CannotActError, PluginError
+from bench.inside import InsideAttack, check_radius
 from bench.plugin import param
 
 if TYPE_CHECKING:
@@ -21,14 +22,17 @@ if TYPE_CHECKING:
     from bench.stages import Prepared
 
 
-class EmbeddingAttack(ModelAttack):
+class EmbeddingAttack(InsideAttack):
     """After training: perturbs learned vectors. A probe of stability, not a realisable attack.
 
     Authors write `delta`; this class turns the stated ε into a radius per table, calls it, and
     refuses any row outside the ball of the declared norm. ε = 0 is the identity.
 
-    `adaptive: false` is the static attack: made on the undefended model of the same seed, then
-    added to the defended one.
+    An adaptive attack is made on what is served, as far as that has slopes (`InsideAttack` says
+    how): what wraps the trained model under randomised-smoothing and macr is differentiated with
+    it; popularity-rerank, calibrated-rerank and user-fairness choose lists without slopes, there
+    the attack is made on the model inside and counts as not adaptive. `adaptive: false` is the
+    static attack: made on the undefended model of the same seed, then added to the defended one.
     """
 
     eps: float = param(0.5, "radius of the ball around each embedding row", low=0)
@@ -45,9 +49,11 @@ class EmbeddingAttack(ModelAttack):
         """A perturbation per table.
 
         Args:
-            model: trained, in evaluation mode; `model.tables()` lists its tables.
+            model: trained, in evaluation mode, or what stands for it as it is served
+                (`bench.served`); `model.tables()` lists its tables.
             radii: table key -> radius in the declared norm, for the tables under attack.
-            data: what the model was trained on.
+            data: genuine data, as evaluation masks and looks for; what the model was trained on,
+                after a defense cleaned it, is `model.data`.
             ctx: for randomness, by name.
 
         Returns:
@@ -62,8 +68,9 @@ class EmbeddingAttack(ModelAttack):
 
     def budget_text(self) -> str:
         unit = " median row norms" if self.relative else ""
+        oracle = ", sees test positives" if self.sees_test else ""
         return (f"{self.norm} row norm at most {self.eps:g}{unit}, {self.tables} vectors"
-                f"{self.static_text()}")
+                f"{self.static_text()}{oracle}")
 
     def comparable(self) -> str:
         unit = " median row norms" if self.relative else ""
@@ -74,7 +81,8 @@ class EmbeddingAttack(ModelAttack):
         found = {}
         for key, table in model.tables().items():
             if table.role in (("user", "item") if self.tables == "both" else (self.tables,)):
-                found[key] = self.eps * (table.median_norm(self.norm) if self.relative else 1.0)
+                unit = table.median_norm(self.norm) if self.relative else 1.0
+                found[key] = check_radius(self, self.eps, self.eps * unit, key)
         if not found:
             raise CannotActError(f"the model has no {self.tables} table to perturb")
         return found
@@ -82,13 +90,17 @@ class EmbeddingAttack(ModelAttack):
     @contextlib.contextmanager
     def strike(self, model: Recommender, prepared: Prepared, ctx: Context) -> Iterator[Struck]:
         from bench.models.base import TorchRecommender, innermost
+        from bench.served import follows
 
-        bare, source = innermost(model), innermost(self.made_on(model, ctx))
+        bare, source = innermost(model), self.stand_in(self.made_on(model, ctx), ctx)
         if not isinstance(bare, TorchRecommender) or not isinstance(source, TorchRecommender):
             raise CannotActError(f"{self.name} perturbs learned vectors, and the model as it is "
                                  f"served ({type(bare).__name__}) has none")
+        if not follows(model, ctx):
+            raise CannotActError(f"{self.name}: what the defense serves was made before, and no "
+                                 "longer follows from the vectors")
         radii = self.radii(bare)  # before the perturbation, which changes the median row norm
-        delta = self.perturbation(source, prepared.train, ctx, radii)
+        delta = self.perturbation(source, prepared.genuine, ctx, radii)
         with bare.perturbed(delta):
             model.forget()  # a wrapper may have kept what it made of the clean vectors
             yield Struck(model, prepared.genuine, prepared.targets, {"radii": radii})
@@ -100,7 +112,8 @@ class EmbeddingAttack(ModelAttack):
         """The checked perturbation: every row inside its ball.
 
         Args:
-            radii: of the balls, where they are not those of this model's own tables.
+            data: genuine data. radii: of the balls, where they are not those of this model's own
+                tables.
         """
         import torch
 

@@ -10,10 +10,11 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, final
 
-from bench.attack import STRATA, ModelAttack, Struck, ThreatModel, pick_targets, too_many
+from bench.attack import STRATA, Struck, ThreatModel, pick_targets, too_many
 from bench.context import Context
 from bench.data import Dataset, Ints
 from bench.errors import CannotActError, PluginError
+from bench.inside import InsideAttack, check_radius
 from bench.plugin import param
 
 if TYPE_CHECKING:
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
     from bench.stages import Prepared
 
 
-class FeatureAttack(ModelAttack):
+class FeatureAttack(InsideAttack):
     """At test time: moves the feature vectors of the target items, and of no others.
 
     Authors write `delta`; this class picks the targets, turns ε into a radius, and refuses a
     target outside the ball of the declared norm. Who sells an item may change its picture or its
-    text; that any vector in the ball can be reached by doing so is assumed, not shown.
+    text; that any vector in the ball can be reached by doing so is assumed, not shown. Which
+    defenses an adaptive attack sees when they serve: as for attacks on learned vectors.
     """
 
     eps: float = param(0.1, "radius of the ball around a target's feature vector", low=0)
@@ -45,14 +47,15 @@ class FeatureAttack(ModelAttack):
 
     @abstractmethod
     def delta(self, model: TorchRecommender, table: Table, targets: Ints, radius: float,
-              ctx: Context) -> Tensor:
+              data: Dataset, ctx: Context) -> Tensor:
         """A perturbation of the targets' vectors, (targets, width), each row in its ball.
 
         Args:
-            model: trained, in evaluation mode.
+            model: trained, in evaluation mode, or what stands for it as it is served.
             table: the feature vectors of all items.
             targets: item indices.
             radius: in the declared norm.
+            data: genuine data, as evaluation masks.
         """
 
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
@@ -78,14 +81,18 @@ class FeatureAttack(ModelAttack):
     @contextlib.contextmanager
     def strike(self, model: Recommender, prepared: Prepared, ctx: Context) -> Iterator[Struck]:
         from bench.models.base import TorchRecommender, innermost
+        from bench.served import follows
 
-        bare, source = innermost(model), innermost(self.made_on(model, ctx))
+        bare, source = innermost(model), self.stand_in(self.made_on(model, ctx), ctx)
         if not isinstance(bare, TorchRecommender) or not isinstance(source, TorchRecommender):
             raise CannotActError(f"{self.name} perturbs feature vectors, and the model as it is "
                                  "served has none")
+        if not follows(model, ctx):
+            raise CannotActError(f"{self.name}: what the defense serves was made before, and no "
+                                 "longer follows from the vectors")
         targets = self.aims(prepared.genuine, ctx)
         key, radius = _features(bare)[0], self.radius(bare)
-        change = self.perturbation(source, targets, radius, ctx)
+        change = self.perturbation(source, targets, radius, prepared.genuine, ctx)
         with bare.perturbed({key: change}):
             model.forget()
             yield Struck(model, prepared.genuine, targets, {"radius": radius})
@@ -94,11 +101,12 @@ class FeatureAttack(ModelAttack):
     def radius(self, model: TorchRecommender) -> float:
         """The radius in the units of the vectors."""
         table = _features(model)[1]
-        return self.eps * (table.median_norm(self.norm) if self.relative else 1.0)
+        unit = table.median_norm(self.norm) if self.relative else 1.0
+        return check_radius(self, self.eps, self.eps * unit, "the feature table")
 
     @final
     def perturbation(self, model: TorchRecommender, targets: Ints, radius: float,
-                     ctx: Context) -> Tensor:
+                     data: Dataset, ctx: Context) -> Tensor:
         """The checked perturbation of the whole table: zero but for the targets."""
         import torch
 
@@ -109,7 +117,7 @@ class FeatureAttack(ModelAttack):
         if self.eps == 0:
             return whole
         with model.evaluating():
-            made = self.delta(model, table, targets.copy(), radius, ctx).detach()
+            made = self.delta(model, table, targets.copy(), radius, data, ctx).detach()
         if made.shape != (len(targets), whole.shape[1]):
             raise PluginError(f"{self.name}: {len(targets)} targets have vectors of width "
                               f"{whole.shape[1]}, its perturbation is {tuple(made.shape)}")

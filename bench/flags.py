@@ -11,6 +11,7 @@ from bench._flags_attacks import (
     adaptive_weaker,
     larger_eps_weaker,
     more_steps_weaker,
+    not_adaptive,
     pgd_weaker_than_fgsm,
     static_only,
 )
@@ -64,10 +65,14 @@ EXPLAINED = {
                         "cannot see an effect at this cut-off",
     "learned-poison": "the defense takes its genuine texts from the data that it trains on, and "
                       "this attack wrote into those: it cannot see what it takes for genuine",
-    "texts-cut": "some texts are longer than the model reads, and were read in part",
+    "texts-cut": "some texts or histories are longer than the model reads, and were read in part",
     "adaptive-equals-static": "the adaptive attack leaves exactly what the static one leaves: it "
                               "made no use of what it knows, and says no more of the defense than "
                               "the static one",
+    "not-adaptive": "what the defense does when serving has no slope that the attack could follow: "
+                    "it is made on the model inside, and an attack made for the defense may do "
+                    "more harm. Randomised smoothing (by the expectation over noise) and macr are "
+                    "followed; re-rankers, votes and rewritten texts are not",
 }
 MARKS = {code: chr(ord("a") + n) for n, code in enumerate(EXPLAINED)}
 
@@ -81,4 +86,5 @@ CHECKS: tuple[Check, ...] = (
     weaker_than_noise, pgd_weaker_than_fgsm, noise_floor, more_steps_weaker, larger_eps_weaker,
     adaptive_weaker, dp_bound, below_chance, met_before, static_only, epsilon_differs,
     missing_seeds, one_seed, exposure_floor, small_groups, ties, not_above_pop, failed,
-    exposure_ceiling, learned_poison, texts_cut, adaptive_equals_static)
+    exposure_ceiling, learned_poison, texts_cut, adaptive_equals_static,
+    not_adaptive)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 
-from bench.attack import STRATA, ModelAttack, Struck, ThreatModel, pick_targets, too_many
+from bench.attack import STRATA, Struck, ThreatModel, pick_targets, too_many
 from bench.context import Context
 from bench.data import Dataset, Ints
 from bench.errors import CannotActError, InputError, PluginError
+from bench.inside import InsideAttack
 from bench.plugin import param
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ CHANGES = ("insert", "delete", "substitute", "append")
 PLACES = ("anywhere", "apart", "nowhere")
 
 
-class HistoryAttack(ModelAttack):
+class HistoryAttack(InsideAttack):
     """At test time: edits the histories that the trained model reads (profile pollution).
 
     Authors write `edit`, which gets the histories of all genuine users at once. Guaranteed: at
@@ -66,6 +67,7 @@ class HistoryAttack(ModelAttack):
                             f"is one of {', '.join(PLACES)}")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.goal not in self.goals:
             raise InputError(f"{self.name} is not {self.goal}", key="goal",
                              hint=f"its goal is {' or '.join(self.goals)}")
@@ -80,8 +82,8 @@ class HistoryAttack(ModelAttack):
         """The histories edited, in the same order.
 
         Args:
-            model: white: the trained model (`TorchRecommender`), in evaluation mode; black: a
-                `Shown`; gray or none: None.
+            model: white: the trained model (`TorchRecommender`), in evaluation mode, or what
+                stands for it as it is served; black: a `Shown`; gray or none: None.
             histories: items of each genuine user, oldest first: the n-th of user n. Who has
                 none may stay without.
             targets: item indices to push; empty where untargeted.
@@ -102,6 +104,10 @@ class HistoryAttack(ModelAttack):
     @property
     def is_adaptive(self) -> bool:
         return self.adaptive and self.knows in ("white", "black")
+
+    @property
+    def looks_inside(self) -> bool:
+        return self.knows == "white"
 
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
         from bench.foldin import unfit
@@ -166,7 +172,7 @@ class HistoryAttack(ModelAttack):
         aim = np.zeros(0, np.int64) if targets is None else targets
         genuine = histories[:data.n_genuine]
         with source.evaluating():
-            made = self.edit(self._told(source), [h.copy() for h in genuine], aim.copy(),
+            made = self.edit(self._told(source, ctx), [h.copy() for h in genuine], aim.copy(),
                              without_test(data), ctx)
         if len(made) != len(genuine):
             raise PluginError(f"{self.name}: {len(made)} histories come back of {len(genuine)}")
@@ -178,13 +184,11 @@ class HistoryAttack(ModelAttack):
             "mean": float(np.mean(spent)), "users": int(np.count_nonzero(spent)),
             "of": len(genuine)}}
 
-    def _told(self, source: Recommender) -> Any:
+    def _told(self, source: Recommender, ctx: Context) -> Any:
         """As much of the model as the attacker has."""
-        from bench.models.base import innermost
-
         if self.knows == "black":
             return Shown(source)
-        return innermost(source) if self.knows == "white" else None
+        return self.stand_in(source, ctx) if self.knows == "white" else None
 
     def _enforce(self, user: int, was: Ints, now: np.ndarray[Any, Any], targets: Ints,
                  data: Dataset, vectors: Any) -> int:

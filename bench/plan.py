@@ -43,12 +43,13 @@ class PlannedCell:
 
     def header(self) -> dict[str, Any]:
         """What the cell's JSON says of which cell it is."""
-        threat = self.attack.threat_model()
+        threat, unseen = self.attack.threat_model(), self.attack.unseen(self.defense)
         return {"schema": SCHEMA, "key": self.key, "train_key": self.train_key,
                 "seed": self.seed, **{axis: labelled(getattr(self, axis)) for axis in AXES},
                 "threat": {"stage": threat.stage, "knowledge": threat.knowledge,
                            "goal": threat.goal, "realisable": threat.realisable,
-                           "adaptive": self.attack.is_adaptive,
+                           "adaptive": self.attack.is_adaptive and not unseen,
+                           **({"unseen": unseen} if unseen else {}),
                            "oracle": self.attack.sees_test,
                            "comparable": self.attack.comparable(),
                            "budget": self.attack.budget_text()}}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,9 +14,11 @@ from bench.data import Ints
 from bench.errors import CannotActError
 from bench.histories import unit_vectors
 from bench.perturb import TINY
+from bench.served import copies_of
 
 if TYPE_CHECKING:
     from bench.context import Context
+    from bench.data import Dataset
     from bench.models.base import TorchRecommender
 
 _ROWS = 256  # histories read at once
@@ -37,16 +40,20 @@ class Reader:
     one.
 
     Args:
-        model: in evaluation mode. Its users are numbered as the histories.
+        model: in evaluation mode. Its users are numbered as the histories. Where it stands for
+            one that is served under noise, gains and slopes are means over its copies.
         aim: items to push; empty: away from what the model recommends.
         histories: as they are before the attack; what it recommends for them is aimed away from.
+        data: whose known rows are no recommendations, beside what the histories hold: evaluation
+            masks them, also where a defense took them out of the training.
     """
 
     def __init__(self, model: TorchRecommender, aim: Ints, histories: Sequence[Ints],
-                 ctx: Context) -> None:
-        self.model, self.ctx = model, ctx
-        self.width = int(model.hyper.max_length)  # type: ignore[attr-defined]
-        self.table = model.history_table()
+                 ctx: Context, data: Dataset | None = None) -> None:
+        self.model, self.copies = copies_of(model)
+        self.ctx = ctx
+        self.width = int(self.model.hyper.max_length)  # type: ignore[attr-defined]
+        self.table = self.model.history_table()
         self.unit: Tensor = unit_vectors(model).float()  # (n_items, d)
         self.wanted: Tensor  # (users, aims): items whose probability is raised, or lowered
         self.sign = 1.0
@@ -54,16 +61,19 @@ class Reader:
             self.wanted = torch.as_tensor(aim, device=ctx.device).expand(len(histories), -1)
         else:
             self.sign = -1.0
-            self.wanted = self._recommended(histories)
+            self.wanted = self._recommended(histories, data)
 
-    def _recommended(self, histories: Sequence[Ints]) -> Tensor:
-        """The best item of each user that is not in the history: (users, 1)."""
-        found = []
+    def _recommended(self, histories: Sequence[Ints], data: Dataset | None) -> Tensor:
+        """The best item of each user that is not known of the user: (users, 1)."""
+        found, known = [], None if data is None else data.known("test")
         for rows in self.blocks(len(histories)):
             part = [histories[r] for r in rows.tolist()]
             scores = self.scores(rows, *padded(part, self.width, self.ctx.device)).clone()
             for row, items in enumerate(part):
                 scores[row, torch.as_tensor(items, device=scores.device)] = -torch.inf
+                if known is not None:
+                    own = known.items[known.users == int(rows[row])]
+                    scores[row, torch.as_tensor(own, device=scores.device)] = -torch.inf
             found.append(scores.argmax(dim=1, keepdim=True))
         return torch.cat(found)
 
@@ -75,11 +85,24 @@ class Reader:
     def _count(self, rows: int) -> None:
         self.ctx.notes["queries"] = self.ctx.notes.get("queries", 0) + rows
 
-    @torch.no_grad()
+    def _noisy(self, rows: int) -> Iterator[None]:
+        """Once for each copy, with the vectors as they are in it."""
+        for noise in self.copies:
+            self._count(rows)
+            with self.model.perturbed(noise) if noise else contextlib.nullcontext():
+                yield
+
+    def _each(self, users: Tensor, items: Tensor, lengths: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            return [self.model.history_scores(users, items, lengths)
+                    for _ in self._noisy(len(users))]
+
     def scores(self, users: Tensor, items: Tensor, lengths: Tensor) -> Tensor:
-        """(B, n_items) for histories (B, L) of lengths (B,)."""
-        self._count(len(users))
-        return self.model.history_scores(users, items, lengths)
+        """(B, n_items) for histories (B, L) of lengths (B,): of several copies the mean log
+        probability."""
+        found = self._each(users, items, lengths)
+        return found[0] if len(found) == 1 else torch.stack(
+            [s.double().log_softmax(dim=1) for s in found]).mean(dim=0)
 
     def _gain(self, users: Tensor, scores: Tensor) -> Tensor:
         """Mean log probability of the items pushed, or minus that of the item recommended:
@@ -89,23 +112,26 @@ class Reader:
 
     def gain(self, users: Tensor, items: Tensor, lengths: Tensor) -> Tensor:
         """What the attack raises, for each history: float64 (B,)."""
-        return self._gain(users, self.scores(users, items, lengths))
+        return torch.stack([self._gain(users, scores)
+                            for scores in self._each(users, items, lengths)]).mean(dim=0)
 
     def slopes(self, users: Tensor, items: Tensor, lengths: Tensor) -> Tensor:
         """The gain's slope by the vector at each place, zero where there is no item: (B, L, d).
 
         By the vector that is read there alone: the rows that items score by stay fixed.
         """
-        self._count(len(users))
-        rows = self.table.rows()[items.clamp_min(0)]  # (B, L, d)
-        vectors = rows.clone().requires_grad_()
-        with torch.enable_grad():
-            with self.model.looking_up(items, vectors):
-                scores = self.model.history_scores(users, items, lengths)
-            if not scores.requires_grad:
-                raise CannotActError("the model holds the vectors of a history's items fixed")
-            (slope,) = torch.autograd.grad(self._gain(users, scores).sum(), vectors)
-        return torch.where((items >= 0)[..., None], slope, 0.0)
+        found = []
+        for _ in self._noisy(len(users)):
+            rows = self.table.rows()[items.clamp_min(0)]  # (B, L, d)
+            vectors = rows.clone().requires_grad_()
+            with torch.enable_grad():
+                with self.model.looking_up(items, vectors):
+                    scores = self.model.history_scores(users, items, lengths)
+                if not scores.requires_grad:
+                    raise CannotActError("the model holds the vectors of a history's items fixed")
+                (slope,) = torch.autograd.grad(self._gain(users, scores).sum(), vectors)
+            found.append(slope)
+        return torch.where((items >= 0)[..., None], torch.stack(found).mean(dim=0), 0.0)
 
     def alignment(self, items: Tensor, slope: Tensor, step: float = 1.0) -> Tensor:
         """cos(e + step · sign g, every item) for the items (B,) at places of slope (B, d):

@@ -77,3 +77,6 @@ class AdversarialTraining(AdversarialDefense):
                 tables[key].weight[tables[key].start:tables[key].stop] += d
         model.forget()
         return model
+
+    def unseen(self) -> None:
+        return None  # what `harden` changes are the vectors themselves

@@ -22,7 +22,9 @@ class CalibratedRerank(Defense):
 
     Items beyond `length` keep their order. strength 0 leaves the model as it is. Costs N·K·G per
     user. Adaptive attack: profiles that hold a target of the segment's genre are favoured, as
-    calibration pulls at that genre; bandwagon-profiles over targets of a rare genre.
+    calibration pulls at that genre; bandwagon-profiles over targets of a rare genre. Attacks on
+    vectors are not adaptive: what an item is worth depends on the items chosen before it, and has
+    no slope.
 
     Example: defenses: [{calibrated-rerank: {attribute: genre, strength: [0.2, 0.5, 0.9]}}]
     """
@@ -58,6 +60,9 @@ class CalibratedRerank(Defense):
 
         return Calibrated(model, data, self.length, self.candidates, self.attribute,
                           self.strength, self.alpha)
+
+    def unseen(self) -> str | None:
+        return "items are chosen one by one, by those chosen before" if self.strength else None
 
     @classmethod
     def neutral_params(cls) -> dict[str, object]:

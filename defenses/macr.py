@@ -39,7 +39,7 @@ class Macr(Defense):
 
     For bprmf, whose score is the dot product that the branches share their vectors with. Adaptive
     attack: profiles that keep their targets' popularity branch low, random-profiles on tail
-    targets; attacks on vectors climb the plain BPR loss, not L_O.
+    targets; attacks on vectors climb the BPR loss of the scores that are served.
 
     Example: defenses: [{macr: {c: [0, 3, 10]}}]
     """
@@ -99,6 +99,9 @@ class Macr(Defense):
 
         vars(model).pop("scores", None)
         return Macred(cast("BprRecommender", model), self.c)
+
+    def unseen(self) -> None:
+        return None  # see Macred.stand_in
 
     def served_facts(self, model: Recommender) -> dict[str, Any]:
         """How far the item branch is one of popularity: correlation of y_i with log(1 + c_i)."""

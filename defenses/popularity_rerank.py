@@ -27,7 +27,8 @@ class PopularityRerank(Defense):
     was trained on: a defender has no clean counts. Items beyond `length` keep their order.
     strength 0 and share 0 leave the model as it is. Costs N·K comparisons per user. Adaptive
     attack: fake users can make a target popular enough to leave the tail, or rate tail items so
-    that they do; bandwagon-profiles at several budgets.
+    that they do; bandwagon-profiles at several budgets. Attacks on vectors are not adaptive: what
+    an item is worth depends on the items chosen before it, and has no slope.
 
     Example: defenses: [{popularity-rerank: {strength: [0.2, 0.5]}}]
     """
@@ -53,6 +54,10 @@ class PopularityRerank(Defense):
             return XQuad(model, data, self.length, self.candidates, self.strength,
                          self.coverage == "binary")
         return Quota(model, data, self.length, self.candidates, self.share, self.alpha)
+
+    def unseen(self) -> str | None:
+        active = self.strength if self.method == "xquad" else self.share
+        return "items are chosen one by one, by those chosen before" if active else None
 
     def served_facts(self, model: Recommender) -> dict[str, Any]:
         """Of quota: how many users' candidates did not allow it."""

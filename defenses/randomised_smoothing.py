@@ -35,7 +35,8 @@ class RandomisedSmoothing(Defense):
     An attack moves the vectors inside, and the votes are counted anew with the same noise.
     sigma 0 equals `none`. The model is not trained on noise; adversarial training or noise in
     training would widen its margins. Cost: `draws` scorings of everybody; users × items
-    integers. Adaptive attack: pgd, which differentiates the model inside.
+    integers. Adaptive attack: pgd, which climbs the mean loss over noise of its own
+    (`copies`); torchattacks, those of its attacks that see the catalogue.
 
     Example: defenses: [{randomised-smoothing: {sigma: [0.1, 0.5], relative: true}}]
     """
@@ -80,6 +81,13 @@ class RandomisedSmoothing(Defense):
                           sigma=self.sigma, k=self.k)
         served.count("test")  # now, so that it counts as the defense's time
         return served
+
+    def unseen(self) -> None:
+        return None  # see Smoothed.stand_in
+
+    @property
+    def noisy(self) -> bool:
+        return self.sigma > 0
 
     def served_facts(self, model: Recommender) -> dict[str, Any]:
         """Share of the k items served that are certain to stay, by radius."""

@@ -87,6 +87,9 @@ class SubsampleEnsemble(Defense):
         drawn = ctx.stream("subset", b).random(n_users)
         return np.sort(np.argsort(drawn, kind="stable")[:self.users])
 
+    def unseen(self) -> str | None:
+        return "members that were trained apart vote" if self.members else None
+
     def served_facts(self, model: Recommender) -> dict[str, Any]:
         """By number of fake users e: mean items of `length` that stay for sure, and the certified
         hit rate and recall of the genuine users who have test items."""

@@ -34,7 +34,8 @@ class UserFairness(Defense):
     Groups: the `share` most active users against the rest (attribute: activity), or one value of
     a user attribute against all others. Items beyond `length` keep their order. eps .inf leaves
     the model as it is. Adaptive attack: fake users of high activity push genuine ones out of the
-    advantaged group; power users of random-profiles with a large length.
+    advantaged group; power users of random-profiles with a large length. Attacks on vectors are not
+    adaptive: a linear program has no slopes.
 
     Example: defenses: [{user-fairness: {attribute: activity, share: 0.05, eps: [0.0, 0.01]}}]
     """
@@ -79,6 +80,9 @@ class UserFairness(Defense):
 
         return FairLists(model, data, self.sides(data), self.length, self.candidates, self.eps,
                          self.metric)
+
+    def unseen(self) -> str | None:
+        return None if math.isinf(self.eps) else "a linear program chooses all lists together"
 
     def served_facts(self, model: Recommender) -> dict[str, Any]:
         """The expected metric of both groups, before and after: which side paid; and how many

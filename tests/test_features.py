@@ -84,8 +84,9 @@ def test_the_slope_of_a_score_by_its_features_is_the_projected_user(model: VbprR
                                                                     ) -> None:
     """∂s_ut/∂f_t = E p_u (CATALOGUE A5)."""
     table, targets = model.tables()["feature"], np.array([4])
-    margin = Margin(model, table, targets, 5)
-    margin.blocks = [(torch.tensor([9]), torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool))]
+    margin = Margin(model, table, targets, model.data, 5)
+    margin.blocks = [({}, torch.tensor([9]), torch.zeros(1, 1),
+                      torch.ones(1, 1, dtype=torch.bool))]
     margin.tau = 1e3  # far from the clip
     at = torch.zeros(1, 6, requires_grad=True)
     (slope,) = torch.autograd.grad(margin(at).sum(), at)
@@ -97,7 +98,7 @@ def test_the_slope_of_a_score_by_its_features_is_the_projected_user(model: VbprR
 def test_the_margin_is_the_distance_to_the_kth_best_rival(model: VbprRecommender) -> None:
     """By sorting, user by user: above zero exactly for those who have the target in their list."""
     targets, data, k = np.array([4, 11]), model.data, 5
-    margin, known = Margin(model, model.tables()["feature"], targets, k), model.data.known("test")
+    margin, known = Margin(model, model.tables()["feature"], targets, data, k), data.known("test")
     found = (margin.tau * margin(torch.zeros(2, 6))).detach()
     scores = model.scores(torch.arange(data.n_genuine))
     for n, target in enumerate(targets.tolist()):
@@ -118,7 +119,7 @@ def test_the_optimum_of_a_linear_scorer_in_closed_form(model: VbprRecommender, g
     monkeypatch.setattr("bench.feature_margin.CLIP", 1e6)
     targets, data = np.array([4, 11]), model.data
     attack = FeaturePGD(eps=0.3, relative=False, goal=goal, steps=5)
-    made = attack.perturbation(model, targets, 0.3, Context(0))
+    made = attack.perturbation(model, targets, 0.3, model.data, Context(0))
     m, known = model.module, data.known("test")
     for target in targets:
         free = np.setdiff1d(np.arange(data.n_genuine), known.users[known.items == target])
@@ -166,7 +167,7 @@ def test_where_every_user_is_lost_the_step_is_that_of_the_mean(model: VbprRecomm
     targets = np.array([4, 11])
     attack = FeaturePGD(eps=0.3, relative=False, steps=1, temperature=1e-9)
     plain = FeaturePGD(eps=0.3, relative=False, steps=1, temperature=1e9)
-    made = [a.perturbation(model, targets, 0.3, Context(0)) for a in (attack, plain)]
+    made = [a.perturbation(model, targets, 0.3, model.data, Context(0)) for a in (attack, plain)]
     assert bool((made[0][targets] != 0).any(dim=1).all())
     assert torch.allclose(made[0][targets], made[1][targets], atol=1e-6)
 
@@ -212,8 +213,9 @@ def test_amr_holds_features_better(data: Dataset) -> None:
         targets = np.arange(0, data.n_items, 5)
         table = model.tables()["feature"]
         attack = FeaturePGD(eps=0.5, goal="nuke", targets=5)
-        delta = attack.perturbation(model, targets, attack.radius(model), Context(0))
-        margin = Margin(model, table, targets, 10)
+        delta = attack.perturbation(model, targets, attack.radius(model), model.data,
+                                    Context(0))
+        margin = Margin(model, table, targets, model.data, 10)
         still = torch.zeros(len(targets), 6)
         return float((margin(still) - margin(delta[targets])).mean())
     assert fall(AMR(eps=0.5)) < fall(None)

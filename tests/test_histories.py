@@ -459,7 +459,7 @@ def test_pollution_minds_an_item_that_the_surrogate_does_not_read(
                            stratum="tail")
         aim = attack.aims(data, Context(0))
         ends = [np.append(h[h != aim[0]], aim[0]) for h in model.histories()]
-        told = attack._told(model)
+        told = attack._told(model, Context(0))
         for was, now in zip(ends, attack.edit(told, ends, aim, data, Context(0)), strict=True):
             there = np.isin(now[len(was) - 1:], aim)
             assert len(now) > len(was)

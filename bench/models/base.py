@@ -113,6 +113,15 @@ class Wrapped(Recommender):
     def forget(self) -> None:
         self.base.forget()
 
+    def stand_in(self, ctx: Context, copies: int) -> TorchRecommender | None:
+        """What attackers who look inside differentiate in place of `base` (see `bench.served`),
+        or None where nothing with slopes stands for what is served; `Defense.unseen` says why.
+
+        Args:
+            ctx: the attacker's. copies: over how much noise of its own an expectation is taken.
+        """
+        return None
+
     def histories(self) -> list[Ints]:
         return self.base.histories()
 

@@ -15,7 +15,7 @@ class FeaturesDetached(FeatureAttack):
 
     name = "features-detached"
 
-    def delta(self, model, table, targets, radius, ctx: Context):
+    def delta(self, model, table, targets, radius, data, ctx: Context):
         import torch
 
         return torch.zeros(len(targets), table.rows().shape[1])

@@ -15,7 +15,7 @@ class FeaturesDownhill(FeatureAttack):
 
     name = "features-downhill"
 
-    def delta(self, model, table, targets, radius, ctx: Context):
+    def delta(self, model, table, targets, radius, data, ctx: Context):
         import torch
 
         from bench.feature_margin import Margin
@@ -23,7 +23,7 @@ class FeaturesDownhill(FeatureAttack):
 
         at = torch.zeros(len(targets), table.rows().shape[1], requires_grad=True)
         sign = -1.0 if self.goal == "push" else 1.0
-        margin = Margin(model, table, targets, 10, 0.1)
+        margin = Margin(model, table, targets, data, 10, 0.1)
         (slope,) = torch.autograd.grad(sign * margin(at).sum(), at)
         return steepest(slope, radius, self.norm)
 

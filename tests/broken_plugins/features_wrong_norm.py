@@ -15,7 +15,7 @@ class FeaturesWrongNorm(FeatureAttack):
 
     name = "features-wrong-norm"
 
-    def delta(self, model, table, targets, radius, ctx: Context):
+    def delta(self, model, table, targets, radius, data, ctx: Context):
         import torch
 
         return torch.full((len(targets), table.rows().shape[1]), radius)
