@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from bench.api import Context, Dataset, param
-from bench.errors import InputError
 from bench.text_attack import TextAttack
 from bench.text_edits import greedy
 from bench.text_shown import Shown, language
@@ -69,18 +68,9 @@ class WordSubstitution(TextAttack):
 
     def _source(self, corpus: list[str], ctx: Context) -> Callable[[list[str], int], list[str]]:
         """What gives the candidates of a word."""
-        from bench.text.language import TINY
-
         role = "masked" if self.method == "masked" else "encoder"
         found = language("writer", self.writer, role, device=ctx.device, dtype="float32",
                          corpus=corpus)
-        heads = getattr(found.module.config, "architectures", None) or ()
-        if role == "masked" and self.writer != TINY and not any(
-                h.endswith(("ForMaskedLM", "ForPreTraining")) for h in heads):
-            raise InputError(f"{self.name}: {self.writer!r} is no masked language model (it is "
-                             f"stored as {', '.join(heads) or 'nothing named'}): its head for "
-                             "gaps would be random", key="writer",
-                             hint="take one such as bert-base-uncased, or method: neighbours")
         return (Likely if role == "masked" else Neighbours)(found, self.candidates, self.near)
 
     @classmethod

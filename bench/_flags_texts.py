@@ -38,15 +38,22 @@ def learned_poison(board: Board) -> Iterator[Flag]:
 
 
 def texts_cut(board: Board) -> Iterator[Flag]:
-    """Texts of items that a model, or a defense's own, did not read to their ends."""
+    """Texts of items that a model, or a defense's own, did not read to their ends; histories
+    whose oldest items a prompt had no room for."""
     for e in ran(board):
         said: dict[str, int] = {}
+        prompts, items = (max((int((c.facts.get("scoring") or {}).get(k) or 0)
+                               for c in e.ok.values()), default=0)
+                          for k in ("histories_cut", "history_items_cut"))
         for cell in e.ok.values():
             for who, place in (("the model", "scoring"), (e.first.defense.name, "defense")):
                 cut = (cell.facts.get(place) or {}).get("texts_cut")
                 if isinstance(cut, (int, float)) and cut:
                     said[who] = max(said.get(who, 0), int(cut))
-        if said:
-            yield Flag("texts-cut", e.row, e.attack, "; ".join(
-                f"{n} of {e.first.facts.get('n_items', '?')} items' texts, by {who}"
-                for who, n in said.items()))
+        parts = [f"{n} of {e.first.facts.get('n_items', '?')} items' texts, by {who}"
+                 for who, n in said.items()]
+        if prompts:
+            of = f"the {items} oldest items" if items else "the oldest items"
+            parts.append(f"{of} of {prompts} histories")
+        if parts:
+            yield Flag("texts-cut", e.row, e.attack, "; ".join(parts))

@@ -53,6 +53,9 @@ def test_texts_cut(tmp_path: Path) -> None:
                   defense={"texts_cut": 2}, n_items=60)
     assert [f.detail for f in found] == [
         "4 of 60 items' texts, by the model; 2 of 60 items' texts, by perplexity-filter"]
+    shorter = {"histories_cut": 3, "history_items_cut": 7}
+    assert [f.detail for f in facts(tmp_path, texts_cut, "delimited-prompt", scoring=shorter)] == [
+        "the 7 oldest items of 3 histories"]
 
 
 def test_learned_poison(tmp_path: Path) -> None:

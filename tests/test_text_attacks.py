@@ -409,7 +409,7 @@ def test_an_encoder_without_a_head_for_gaps_is_refused(tmp_path: Path, model: An
     lm.module.save_pretrained(tmp_path)  # type: ignore[operator]
     lm.tokenizer.save_pretrained(tmp_path)
     made = attack("word-substitution", writer=str(tmp_path))
-    with pytest.raises(InputError, match="is no masked language model"), struck(made, model, data):
+    with pytest.raises(InputError, match="weights of a masked model"), struck(made, model, data):
         pass
     near = attack("word-substitution", writer=str(tmp_path), method="neighbours", near=-1.0,
                   targets=1)

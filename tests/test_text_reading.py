@@ -185,6 +185,7 @@ def test_texts_that_are_all_long_lose_history_and_then_their_ends(data: Dataset)
     m.language.limit = 700
     with m.asked(0, np.arange(6), np.array([20, 21, 22]), "test") as prefix:
         assert 0 < m.left_out < 6
+        assert {**m.take_facts()} == {"histories_cut": 1, "history_items_cut": m.left_out}
         assert len(prefix) + len(m.suffix(20)) <= 700
         assert "texts_cut" not in m.take_facts()
     m.language.limit = len(m.prefix([])) + 60

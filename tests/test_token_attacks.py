@@ -367,6 +367,17 @@ def test_a_text_that_is_read_as_other_tokens_is_no_place_for_delta(data: Dataset
         scores(asked)
 
 
+@pytest.mark.parametrize("name", [*ATTACKS, "gcg-suffix"])
+def test_a_text_too_long_for_a_prompt_is_refused_by_name(data: Dataset, name: str) -> None:
+    made = plugin("attacks", name, targets=1, **({"tokens": 2} if name == "gcg-suffix" else {}))
+    (item,), texts = made.aims(data, Context(0)), list(data.item_text or ())
+    texts[item] = " ".join(f"word{n}" for n in range(3000))
+    served = model(data.replace(item_text=texts))
+    with (pytest.raises(CannotActError, match=f"text of i{item} is too long for a prompt"),
+          under_attack(made, served, Prepared(data, data, data, None), Context(0))):
+        pass
+
+
 def test_other_models_are_refused_with_a_reason(data: Dataset) -> None:
     for name in ATTACKS:
         for other in ("bprmf", "text-cosine", "title-likelihood", "listwise"):

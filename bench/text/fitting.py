@@ -16,7 +16,7 @@ class Fitting(TextReader):
     A prompt that does not fit loses the oldest items of its history (`begin` leaves them out).
     One overlong text must not empty it: where it would lose any, texts longer than twice the
     median of the candidates' are cut to that first. Where it fits without any history neither,
-    they are cut further. Who is cut is counted.
+    they are cut further. Who is cut is counted, and so are the prompts with shorter histories.
     """
 
     language: Language
@@ -24,6 +24,7 @@ class Fitting(TextReader):
     """Items that the prefix made last had no room for."""
     _most: int | None = None
     _cut: set[int] | None = None
+    _shorter: dict[int, int] | None = None
 
     def text_of(self, item: int) -> str:
         """The text of an item as the prompt that is being made holds it."""
@@ -49,9 +50,21 @@ class Fitting(TextReader):
         """
         before = self._most
         try:
-            yield self._begun(items, history, room, begin)
+            prefix = self._begun(items, history, room, begin)
+            if self.left_out:
+                self._shorter = {} if self._shorter is None else self._shorter
+                self._shorter[hash(tuple(prefix))] = self.left_out
+            yield prefix
         finally:
             self._most = before
+
+    def take_facts(self) -> dict[str, int]:
+        """Beside the reader's: `histories_cut`, distinct prompts whose history lost its oldest
+        items, and `history_items_cut`, how many items; since it was last asked, which for a
+        tuned model includes its tuning."""
+        shorter, self._shorter = self._shorter or {}, None
+        found = {"histories_cut": len(shorter), "history_items_cut": sum(shorter.values())}
+        return {**super().take_facts(), **{k: n for k, n in found.items() if n}}
 
     def _begun(self, items: Sequence[int], history: Sequence[int], room: Callable[[], int],
                begin: Callable[[int], list[int]]) -> list[int]:

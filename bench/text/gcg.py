@@ -14,7 +14,7 @@ from bench.data import Ints
 from bench.text import likelihood
 from bench.text.language import Language
 from bench.text.scorer import PointwiseRecommender
-from bench.text.token_target import Span, Target
+from bench.text.token_target import Span, Target, openings
 
 _WRITTEN = re.compile(r" ?[!-~]+")
 
@@ -53,10 +53,7 @@ class Suffix:
         self.now = text + " !" * tokens
         self.target = Target(model, item, users)
         room = len(self._prompt(self.now)[0]) + 2 * tokens
-        most = model.plugin.history
-        self.target.prefixes = [
-            model.opening(u, h[-most:] if most else h[:0], "test", room)
-            for u, h in ((u, model.history(u, "test")) for u in users.tolist()) if item not in h]
+        self.target.prefixes = openings(model, item, users, room)
         self.read = 0
         self.margin = float(self.exact([self.now])[0])
         self.best = [self.margin]

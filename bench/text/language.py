@@ -93,7 +93,7 @@ class Language:
 
 
 def load(name: str, role: str, *, device: str = "cpu", dtype: str = "auto", revision: str = "",
-         corpus: Sequence[str] = (), seed: int = 0) -> Language:
+         corpus: Sequence[str] = (), seed: int = 0, new_head: bool = False) -> Language:
     """The model of this name, with its tokenizer.
 
     Args:
@@ -103,10 +103,11 @@ def load(name: str, role: str, *, device: str = "cpu", dtype: str = "auto", revi
         dtype: of the weights; auto: bfloat16 on a GPU, float32 on a CPU.
         revision: of the hub.
         corpus, seed: of tiny-random.
+        new_head: whether weights that are not stored may begin at random, to be trained.
 
     Raises:
         InputError: there is no such model, it is gated, it cannot be reached, it is of another
-            kind, or its tokenizer does not belong to it.
+            kind, its weights are not all there, or its tokenizer does not belong to it.
     """
     if role not in ROLES:
         raise ValueError(f"role is one of {', '.join(ROLES)}, not {role!r}")
@@ -115,15 +116,22 @@ def load(name: str, role: str, *, device: str = "cpu", dtype: str = "auto", revi
                          hint="a hub name, a local folder, or tiny-random")
     if dtype == "auto":
         dtype = "bfloat16" if device.startswith("cuda") else "float32"
+    missing: list[str] = []
     if name == TINY:
         from bench.text.tiny import tiny
 
         module, tokenizer = tiny(role, corpus, seed)
     else:
-        module, tokenizer = _pretrained(name, role, revision, getattr(torch, dtype))
+        module, tokenizer, missing = _pretrained(name, role, revision, getattr(torch, dtype))
     if role == "causal" and fills_gaps(module):
         raise InputError(f"language model {name!r} fills gaps and writes no text: it is no model "
                          "of the kind causal", key="model", hint="take a GPT- or T5-type model")
+    # an encoder may lack what follows its last hidden states, which nobody reads
+    if missing and role != "encoder" and not new_head:
+        raise InputError(f"language model {name!r} is stored without {len(missing)} of the weights "
+                         f"of a {role} model (first {missing[0]}), which would be random",
+                         key="model", hint=f"take one that was trained as a {role} model"
+                         + (", such as bert-base-uncased" if role == "masked" else ""))
     _check(name, module, tokenizer)
     module = module.to(device=device, dtype=getattr(torch, dtype)).eval()
     for weight in module.parameters():
@@ -187,7 +195,8 @@ def _quiet() -> Iterator[None]:
 
 
 def _pretrained(name: str, role: str, revision: str, dtype: torch.dtype
-                ) -> tuple[nn.Module, Any]:
+                ) -> tuple[nn.Module, Any, list[str]]:
+    """The model, its tokenizer, and the names of the weights that are not stored."""
     import transformers
 
     where = Path(name).expanduser()
@@ -203,8 +212,8 @@ def _pretrained(name: str, role: str, revision: str, dtype: torch.dtype
             if role == "causal" and getattr(config, "is_encoder_decoder", False):
                 raise ValueError("Unrecognized configuration class: it has an encoder")
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, **more)
-            module = getattr(transformers, ROLES[role]).from_pretrained(source, dtype=dtype,
-                                                                        **more)
+            module, told = getattr(transformers, ROLES[role]).from_pretrained(
+                source, dtype=dtype, output_loading_info=True, **more)
     except MemoryError:
         raise
     except Exception as error:  # safetensors and hub raise errors of their own
@@ -213,7 +222,7 @@ def _pretrained(name: str, role: str, revision: str, dtype: torch.dtype
         raise InputError(f"language model {name!r} cannot be loaded as {role}: "
                          f"{type(error).__name__}: {one_line(error)[:300]}", key="model",
                          hint=_advice(error, looks_local, role)) from error
-    return module, tokenizer
+    return module, tokenizer, sorted(told["missing_keys"])
 
 
 def _advice(error: BaseException, local: bool, role: str) -> str:

@@ -81,7 +81,7 @@ def _head(language: Language, hyper: Pretrained, data: Dataset, ctx: Context) ->
         try:
             return load(hyper.model, role, device=ctx.device, dtype="float32",
                         revision=hyper.revision, corpus=data.item_text or (),
-                        seed=ctx.number("language") % 2**31)
+                        seed=ctx.number("language") % 2**31, new_head=True)
         except InputError as error:
             if "of the kind" not in str(error):
                 raise

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bench.data import Ints
-from bench.errors import CannotActError
+from bench.errors import CannotActError, InputError
 from bench.text import likelihood
 from bench.text.scorer import PointwiseRecommender
 from bench.text.tuned_scorer import TallrecRecommender
@@ -57,6 +57,27 @@ def margins(model: PointwiseRecommender, prompts: Sequence[tuple[Sequence[int], 
                               model.no)
 
 
+def openings(model: PointwiseRecommender, item: int, users: Ints, room: int) -> list[list[int]]:
+    """The prefixes of these users' prompts, with `room` tokens for what is asked about the item;
+    without the users who have it already.
+
+    Raises:
+        CannotActError: so much does not fit; names the item.
+    """
+    most, found = model.plugin.history, []
+    for user in users.tolist():
+        history = model.history(user, "test")
+        if item not in history:
+            try:
+                found.append(model.opening(user, history[-most:] if most else history[:0],
+                                           "test", room))
+            except InputError as error:
+                raise CannotActError(
+                    f"the text of {model.data.item_ids[item]} is too long for a prompt: "
+                    f"{error.what}; take a model that reads more, or shorter texts") from error
+    return found
+
+
 class Target:
     """One item in the prompts of the users an attacker knows.
 
@@ -66,11 +87,7 @@ class Target:
 
     def __init__(self, model: PointwiseRecommender, item: int, users: Ints) -> None:
         self.model, self.span, self.queries = model, span(model, item), 0
-        most = model.plugin.history
-        histories = [(u, model.history(u, "test")) for u in users.tolist()]
-        self.prefixes = [model.opening(u, h[-most:] if most else h[:0], "test",
-                                       len(self.span.suffix))
-                         for u, h in histories if item not in h]
+        self.prefixes = openings(model, item, users, len(self.span.suffix))
         self.still = torch.zeros(len(self.span.places), language_width(model),
                                  device=model.language.device)
 
