@@ -170,7 +170,8 @@ class AushProfiles(OptimisedProfiles):
             more = popular[~np.isin(popular, own)][:short]  # where no genuine user is as long
             ratings: Floats = np.concatenate([
                 np.full(len(targets), scale.high), scale.to_scale(rates.astype(np.float64)),
-                row[own].astype(np.float64), scale.to_scale(scale.item_mean[more])])
+                scale.to_scale(row[own].astype(np.float64)),  # float32 may lie beside the scale
+                scale.to_scale(scale.item_mean[more])])
             found.append(Profile(np.concatenate([targets, chosen, own, more]).astype(np.int64),
                                  ratings))
         return found

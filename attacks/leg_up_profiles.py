@@ -79,7 +79,17 @@ class LegUpProfiles(OptimisedProfiles):
                              f"{self.epochs} epochs of the surrogate", key="unroll")
 
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
-        return super().unfit(model, data) or below_zero(data)
+        return super().unfit(model, data) or below_zero(data) or self._constant(data)
+
+    def _constant(self, data: Dataset) -> str | None:
+        """Why there is nothing to choose between on this data, or None."""
+        ratings = data.train.ratings
+        low, high = data.rating_scale or ((float(ratings.min()), float(ratings.max()))
+                                          if ratings is not None and len(ratings) else (0.0, 1.0))
+        if low < high:
+            return None
+        return (f"its generator chooses among ratings, and every rating known of {data.name} is "
+                f"{low:g}")
 
     def candidates(self, data: Dataset, targets: Ints, lengths: Ints,
                    ctx: Context) -> Iterator[Candidate]:
@@ -92,6 +102,8 @@ class LegUpProfiles(OptimisedProfiles):
         from bench.surrogates import WMF, Adam
         from bench.unrolled import Inner
 
+        if reason := self._constant(data):  # what is known may be less than what there is
+            raise CannotActError(f"{self.name}: {reason}")
         x, scale = rated(data), RatingModel(data)                       # (n, m)
         template = self.template(x, targets, lengths, ctx, scale)       # (f, m)
         with ctx.seeded("generator"):

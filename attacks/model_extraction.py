@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.api import Attack, Context, Dataset, ModelPlugin, ThreatModel, param
 from bench.attack import Struck
-from bench.extraction import DEFAULTS, WHAT
+from bench.extraction import DEFAULTS, WHAT, too_long
 
 if TYPE_CHECKING:
     from bench.models.base import Recommender
@@ -53,9 +53,7 @@ class ModelExtraction(Attack):
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
         if "histories" not in model.gives:
             return f"{model.name} reads no sequence, and what is copied is how one is answered"
-        if self.length + 2 > data.n_items:
-            return f"histories of {self.length} items leave no list of {data.name}'s items"
-        return None
+        return too_long(self.length, data)
 
     def budget_text(self) -> str:
         return f"{self.sequences * self.length} lists of {self.k} items"

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.api import Context, Dataset, ThreatModel, param
+from bench.api import Context, Dataset, ModelPlugin, ThreatModel, param
 from bench.data import Ints
-from bench.extraction import DEFAULTS, WHAT
+from bench.extraction import DEFAULTS, WHAT, too_long
 from bench.histories import HistoryAttack
 
 if TYPE_CHECKING:
@@ -64,6 +64,12 @@ class Pollution(HistoryAttack):
     length: int = param(DEFAULTS["length"], WHAT["length"], low=1)
     k: int = param(DEFAULTS["k"], WHAT["k"], low=2)
     epochs: int = param(DEFAULTS["epochs"], WHAT["epochs"], low=1)
+
+    def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
+        reason = super().unfit(model, data)
+        if reason is None and self.knowledge == "black":
+            reason = too_long(self.length, data)
+        return reason
 
     def edit(self, model: Any, histories: list[Ints], targets: Ints, data: Dataset,
              ctx: Context) -> list[Ints]:

@@ -6,16 +6,16 @@ from typing import ClassVar
 
 import numpy as np
 
-from bench.api import Context, Dataset, Profile, ProfileAttack, ThreatModel, param
+from bench.api import Context, Dataset, ModelPlugin, Profile, ProfileAttack, ThreatModel, param
 from bench.data import Ints
-from bench.errors import PluginError
+from bench.errors import CannotActError, PluginError
 
 
 class ProbeProfiles(ProfileAttack):
     """Probe attack (push or nuke, black box): profiles grown out of the recommender's own lists.
 
-    Each fake user begins with `seeds` items, drawn by popularity among the rows that the
-    attacker knows. In each of `rounds` rounds the fakes look at their lists, as the attacked
+    Each fake user begins with `seeds` items (fewer where that would fill a profile of genuine
+    length), drawn by popularity among the rows that the attacker knows. In each of `rounds` rounds the fakes look at their lists, as the attacked
     system (retrained with them) gives them, and take its best items, rated by the scores shown,
     until the profile is full; the targets, at the highest (push) or lowest rating (nuke), come
     last. The system itself thus says what goes with what. Scores that are no ratings are given
@@ -47,6 +47,13 @@ class ProbeProfiles(ProfileAttack):
                         "system anew", low=1)
     threat: ClassVar[ThreatModel] = ThreatModel("train-poison", "black", "push")
 
+    def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
+        if self.length and self.length <= self.targets + self.seeds:
+            return (f"profiles of {self.length} items are full with {self.targets} targets and "
+                    f"{self.seeds} seeds, so that no list is read; set length to "
+                    f"{self.targets + self.seeds + 1} at least, or lower seeds")
+        return super().unfit(model, data)
+
     def profiles(self, data: Dataset, targets: Ints, lengths: Ints,
                  ctx: Context) -> list[Profile]:
         from bench.profiles import joined, popular_sample, ratings_of
@@ -54,9 +61,14 @@ class ProbeProfiles(ProfileAttack):
         if ctx.victim is None:
             raise PluginError(f"{self.name} reads lists of the attacked system, and none is given")
         rated, room = ratings_of(data), lengths - len(targets)
+        if room.max() < 2:
+            raise CannotActError(f"{self.name}: profiles of {int(lengths.max())} items have no room "
+                                 f"for {len(targets)} targets, a seed and an item of a list; raise "
+                                 "length or lower targets")
         held = []
-        for user, most in enumerate(room):
-            seeds = popular_sample(data, targets, ctx, user)[:min(self.seeds, int(most))]
+        for user, most in enumerate(room.tolist()):
+            count = min(self.seeds, most - 1 if most > 1 else most)  # room for an item shown
+            seeds = popular_sample(data, targets, ctx, user)[:count]
             held.append(joined((seeds, rated.per_item(seeds, ctx, user))))
         for turn in range(self.rounds):
             left = room - [len(profile.items) for profile in held]

@@ -27,6 +27,15 @@ WHAT = {"surrogate": "what the copy is: a model of RecBole with its defaults",
         "epochs": "passes over what was asked"}
 
 
+def too_long(length: int, data: Dataset) -> str | None:
+    """Why made-up histories of this length cannot be grown on this data, or None: a list of two
+    items that a history does not hold must be left to show."""
+    if length + 2 <= data.n_items:
+        return None
+    return (f"made-up histories of {length} items leave no list of {data.name}'s {data.n_items}; "
+            f"length can be {data.n_items - 2} at most")
+
+
 def ask(shown: Shown, sequences: int, length: int, k: int, ctx: Context) -> tuple[Ints, Ints]:
     """Made-up histories grown from what is recommended for them: each begins with a random item,
     and goes on with a random one of the list shown.

@@ -25,7 +25,7 @@ from bench.attacks.segment_profiles import SegmentProfiles
 from bench.coerce import parameters
 from bench.datasets.blocks import Blocks
 from bench.defenses.none import NoDefense
-from bench.errors import InputError
+from bench.errors import CannotActError, InputError
 from bench.models import recbole
 from bench.models.als import ALS
 from bench.models.base import build
@@ -98,6 +98,10 @@ def test_budgets_are_spent_exactly_at_every_edge(tiny: Dataset, kind: str,
         length = 0 if more is None else n + more
         made = attack(targets=n, stratum=stratum, budget=budget, length=length)
         targets = made.pick(data, Context(0))
+        if attack is ProbeProfiles and length and length < n + 2:
+            with pytest.raises(CannotActError, match="no room"):
+                made.poison(data, context())
+            continue
         poisoned = made.poison(data, context())
         found = fakes(poisoned)
         assert len(found) == poisoned.n_fake == max(1, round(budget * 40))
@@ -413,6 +417,28 @@ def test_probes_read_lists_of_the_retrained_system_and_count_them(tiny: Dataset)
     told = attack._told(tiny, ctx)
     assert isinstance(told.victim, Lists)
     assert parameters(ProbeProfiles)["knowledge"].metadata["choices"] == ("black",)
+
+
+@pytest.mark.parametrize("length", [2, 3, 7, 8])
+def test_probes_that_would_read_no_list_are_refused(tiny: Dataset, length: int) -> None:
+    """2 targets and 5 seeds fill 7 items: nothing would be asked. A length that is drawn has fewer
+    seeds instead."""
+    attack = ProbeProfiles(length=length, targets=2, rounds=1, known=0.5)
+    if length < 8:
+        assert "no list is read; set length to 8 at least" in (attack.unfit(RATINGS, tiny) or "")
+    else:
+        assert attack.unfit(RATINGS, tiny) is None
+        ctx = context()
+        attack.poison(tiny, ctx)
+        assert ctx.notes["queries"] == 1
+    drawn, ctx = replace(attack, length=0, seeds=99), context()
+    assert drawn.unfit(RATINGS, tiny) is None
+    drawn.poison(tiny, ctx)
+    assert ctx.notes["queries"] == 1
+    short, own = tiny.train, np.arange(len(tiny.train))
+    first = own - np.searchsorted(short.users, short.users) < 1  # a row each: no room for a list
+    with pytest.raises(CannotActError, match="no room"):
+        drawn.poison(tiny.replace(train=short[first]), context())
 
 
 def test_co_visits_alternate_in_time_and_the_order_reaches_the_model(data: Dataset) -> None:
