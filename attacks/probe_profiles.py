@@ -15,9 +15,9 @@ class ProbeProfiles(ProfileAttack):
     """Probe attack (push or nuke, black box): profiles grown out of the recommender's own lists.
 
     Each fake user begins with `seeds` items (fewer where that would fill a profile of genuine
-    length), drawn by popularity among the rows that the attacker knows. In each of `rounds` rounds the fakes look at their lists, as the attacked
-    system (retrained with them) gives them, and take its best items, rated by the scores shown,
-    until the profile is full; the targets, at the highest (push) or lowest rating (nuke), come
+    length), drawn by popularity among the rows that the attacker knows. In each of `rounds` rounds
+    the fakes look at their lists, as the attacked system (retrained with them) gives them, and
+    take its best items, rated by the scores shown, until the profile is full; the targets, at the highest (push) or lowest rating (nuke), come
     last. The system itself thus says what goes with what. Scores that are no ratings are given
     the mean and spread of known ratings. O'Mahony, Hurley and Silvestre, "Recommender Systems:
     Attack Types and Signatures", AAAI 2005; Mobasher et al., ACM TOIT 7(4), 2007.
@@ -62,9 +62,9 @@ class ProbeProfiles(ProfileAttack):
             raise PluginError(f"{self.name} reads lists of the attacked system, and none is given")
         rated, room = ratings_of(data), lengths - len(targets)
         if room.max() < 2:
-            raise CannotActError(f"{self.name}: profiles of {int(lengths.max())} items have no room "
-                                 f"for {len(targets)} targets, a seed and an item of a list; raise "
-                                 "length or lower targets")
+            raise CannotActError(f"{self.name}: profiles of {int(lengths.max())} items have no "
+                                 f"room for {len(targets)} targets, a seed and an item of a list; "
+                                 "raise length or lower targets")
         held = []
         for user, most in enumerate(room.tolist()):
             count = min(self.seeds, most - 1 if most > 1 else most)  # room for an item shown
