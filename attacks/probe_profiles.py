@@ -17,10 +17,11 @@ class ProbeProfiles(ProfileAttack):
     Each fake user begins with `seeds` items (fewer where that would fill a profile of genuine
     length), drawn by popularity among the rows that the attacker knows. In each of `rounds` rounds
     the fakes look at their lists, as the attacked system (retrained with them) gives them, and
-    take its best items, rated by the scores shown, until the profile is full; the targets, at the highest (push) or lowest rating (nuke), come
-    last. The system itself thus says what goes with what. Scores that are no ratings are given
-    the mean and spread of known ratings. O'Mahony, Hurley and Silvestre, "Recommender Systems:
-    Attack Types and Signatures", AAAI 2005; Mobasher et al., ACM TOIT 7(4), 2007.
+    take its best items, rated by the scores shown, until the profile is full; the targets, at the
+    highest (push) or lowest rating (nuke), come last. The system itself thus says what goes with
+    what. Scores that are no ratings are given the mean and spread of known ratings. O'Mahony,
+    Hurley and Silvestre, "Recommender Systems: Attack Types and Signatures", AAAI 2005; Mobasher
+    et al., ACM TOIT 7(4), 2007.
 
     Budget: round(budget · genuine users) fakes, `length` items each, targets included; `rounds`
     queries per fake, each the list of a system retrained (counted in the report).
