@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from bench.api import Context, Dataset, Defense, ModelPlugin, ThreatModel
+from bench.api import Context, ThreatModel
 from bench.token_attack import TokenAttack
 
 if TYPE_CHECKING:
@@ -31,16 +31,6 @@ class TokenNoise(TokenAttack):
 
     name = "token-noise"
     threat: ClassVar[ThreatModel] = ThreatModel("test-input", "none", "push", False)
-
-    @property
-    def is_adaptive(self) -> bool:
-        return False  # it looks at no model, defended or not
-
-    def unfit_defended(self, defense: Defense, model: ModelPlugin, data: Dataset) -> str | None:
-        reason = super().unfit_defended(defense, model, data)
-        if reason is None and not self.adaptive:
-            return "it does not look at the model, so that no defense changes it"
-        return reason
 
     def delta(self, target: Target, item: int, radius: float, ctx: Context) -> Tensor:
         import torch

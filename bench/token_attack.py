@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, ClassVar, final
 
 import numpy as np
 
-from bench.attack import STRATA, ModelAttack, Struck, ThreatModel, pick_targets, too_many
+from bench.attack import STRATA, Struck, ThreatModel, pick_targets, too_many
 from bench.context import Context
 from bench.data import Dataset, Ints
 from bench.errors import CannotActError, PluginError
+from bench.inside import InsideAttack, check_radius
 from bench.plugin import param
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from bench.text.token_target import Target
 
 
-class TokenAttack(ModelAttack):
+class TokenAttack(InsideAttack):
     """At test time: moves the vectors of the tokens of the target items' texts, where a prompt
     asks about them. A probe of stability: nobody can write vectors between those of words.
 
@@ -119,7 +120,7 @@ class TokenAttack(ModelAttack):
                 model.forget()
                 found = evaluate(model, measured, MEASURED, targets=targets)
             clean = {m: v for m, g, v in found.values if g == "all"}
-            radius = self.eps * mean_norm(source)
+            radius = check_radius(self, self.eps, self.eps * mean_norm(source), "tokens")
             facts = {"clean_targets": clean, "users_seen": len(seen), "radius": radius}
             if known:
                 with source.evaluating():

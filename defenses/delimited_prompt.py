@@ -118,6 +118,9 @@ class DelimitedPrompt(Defense):
         asking.filtered(Escape(found))
         asking.relearned()
 
+    def unseen(self) -> None:
+        return None  # it changes what the model inside reads, and attackers read it there
+
     def served_facts(self, model: Recommender) -> dict[str, Any]:
         """The prompt that is asked, and how many of the catalogue's own texts are escaped."""
         from bench.models.base import innermost

@@ -74,6 +74,9 @@ class ParaphraseVote(Defense):
             raise CannotActError(f"{self.name}: {type(reader).__name__} reads no texts of items")
         return Voted(model, reader, self.wordings(data, ctx))
 
+    def unseen(self) -> str | None:
+        return "the ranks by several wordings vote" if self.paraphrases > 1 else None
+
     def wordings(self, data: Dataset, ctx: Context) -> list[Callable[[str], str]]:
         """What is made of a text, once per vote; the first leaves it as it is."""
         if not self.writer:

@@ -85,6 +85,9 @@ class PerplexityFilter(Defense):
             reader.filtered(Odd(self, language, texts))
         return model
 
+    def unseen(self) -> None:
+        return None  # it changes what the model inside reads, and attackers read it there
+
     def served_facts(self, model: Recommender) -> dict[str, Any]:
         """The threshold, and the share of the catalogue's own texts that are above it: of all,
         by popularity, and of halves that the threshold was not taken from; how many are longer

@@ -51,6 +51,9 @@ class RetrievalPurifier(Defense):
 
         return Purified(model, Support(data), self.quantile, self.share)
 
+    def unseen(self) -> str | None:
+        return "items of a history are dropped before the model reads it" if self.share else None
+
     def served_facts(self, model: Recommender) -> dict[str, Any]:
         """The threshold, and the share of items that the histories lose without any attack."""
         from bench.purifying import Purified

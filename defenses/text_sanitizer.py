@@ -63,6 +63,9 @@ class TextSanitizer(Defense):
             reader.filtered(Sanitizer(self, data.item_text or ()))
         return model
 
+    def unseen(self) -> None:
+        return None  # it changes what the model inside reads, and attackers read it there
+
     def served_facts(self, model: Recommender) -> dict[str, Any]:
         """How many of the catalogue's own texts it changes, and the first of them."""
         from bench.models.base import innermost
