@@ -230,7 +230,7 @@ def fake_times(data: Dataset, counts: Ints, rng: np.random.Generator,
         span = min(passed[-1], last - first) if count else 0.0
         if count and passed[-1] > span:
             passed = passed * (span / passed[-1])
-        begin = max(first, min(own[0], last - span))
+        begin = min(own[0], last - span)
         rising = np.clip(begin + passed, first, last)
         mixed = rng.permutation(rising)
         made.append(rising if ordered is not None and ordered[fake] else mixed)

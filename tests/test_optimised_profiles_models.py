@@ -4,6 +4,7 @@ gradients at every parameter, and what the profiles look like."""
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,6 +75,16 @@ def test_chances_begin_again_when_every_item_was_chosen(data: Dataset) -> None:
     for first in (0, 3, 6):
         assert (rows[first:first + 3].sum(axis=0) == 1).all()
     assert (rows[0] == rows[3]).all()
+
+
+def test_what_was_chosen_more_often_begins_again_with_the_rest(data: Dataset) -> None:
+    """Two profiles of 40 take all 78 free items, the best two twice; after that all are alike, and
+    the third profile is the first again."""
+    made = replace(DL, retrain=0, diversity=1e-9).profiles(data, TARGETS, np.full(4, 2 + 40),
+                                                           Context(0))
+    rows = np.delete(rows_of(made, data), TARGETS, axis=1)
+    assert np.sort(rows[:2].sum(axis=0)).tolist() == [1] * 76 + [2] * 2
+    assert (rows[2:] == rows[:2]).all()
 
 
 def test_the_poison_term_by_hand() -> None:
@@ -444,6 +455,24 @@ def test_clear_judges_all_rounds_alike(data: Dataset) -> None:
         hits = round(target_hits(scores, x, TARGETS, 10) * pairs)
         assert made.loss == pytest.approx(attack.judged(model, graph, x, TARGETS), abs=1e-6)
         assert -hits / pairs <= made.loss < (-hits + 1) / pairs, number
+
+
+def test_clear_fine_tunes_at_a_tenth_of_the_rate(data: Dataset,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen by how far weights move: Adam's first step is the learning rate in every entry."""
+    train, moved = LightGCN.train, []
+
+    def watched(self: LightGCN, *how: Any) -> None:
+        before = [w.detach().clone() for w in self.parameters()]
+        train(self, *how)
+        moved.append(max(float((w.detach() - b).abs().max())
+                         for w, b in zip(self.parameters(), before, strict=True)))
+
+    monkeypatch.setattr(LightGCN, "train", watched)
+    attack = ClearProfiles(dim=4, epochs=1, inner=1, steps=2, cutoff=10, learning_rate=0.05)
+    list(attack.candidates(data, TARGETS, EIGHT, Context(0)))
+    # the surrogate, then in each round its fine-tuning and a judge
+    assert moved == pytest.approx([0.05, 0.005, 0.05, 0.005, 0.05], rel=1e-3)
 
 
 def test_a_user_with_few_items_left_shortens_no_other_list(data: Dataset) -> None:

@@ -21,7 +21,7 @@ from bench.errors import PluginError
 from bench.models._bprmf import BprRecommender
 from bench.models.base import build
 from bench.models.bprmf import BPRMF
-from bench.profiles import RatingModel, by_popularity
+from bench.profiles import RatingModel, by_popularity, fake_times
 from bench.sampling import Rows
 
 ATTACKS = [RandomProfiles, AverageProfiles, BandwagonProfiles]
@@ -280,6 +280,25 @@ def test_long_profiles_do_not_run_past_the_end() -> None:
     assert np.isfinite(fakes(RandomProfiles().poison(holes, Context(0))).times).all()
     gone = data.replace(train=replace(data.train, times=np.full(len(data.train), np.nan)))
     assert np.isnan(fakes(RandomProfiles().poison(gone, Context(0))).times).all()
+
+
+@pytest.mark.parametrize(("count", "begins"), [(5, [0, 1000, 2000]), (8, [0, 1000, 1997])])
+def test_fakes_live_when_genuine_users_do(count: int, begins: list[int]) -> None:
+    """Thirty users in three eras, a row a second: a fake has the start and the gaps of one of them,
+    and of the last era, where it has more rows, an earlier start."""
+    users = np.repeat(np.arange(30), 5)
+    times = 1000.0 * (users % 3) + np.tile(np.arange(5), 30)
+    rows = Interactions(users, np.tile(np.arange(5), 30), times=times)
+    eras = Dataset(name="eras", user_ids=tuple(f"u{k}" for k in range(30)),
+                   item_ids=tuple(f"i{k}" for k in range(5)), train=rows, valid=rows[:0],
+                   test=rows[:1])
+    made = fake_times(eras, np.full(600, count), Context(0).stream("t"))
+    assert made is not None
+    own = np.sort(made.reshape(600, count), axis=1)
+    assert (own == own[:, :1] + np.arange(count)).all()
+    found, often = np.unique(own[:, 0], return_counts=True)
+    assert found.tolist() == begins
+    assert stats.chisquare(often).pvalue > 0.01
 
 
 def test_targets_come_from_their_stratum(data: Dataset) -> None:
