@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.api import Attack, Context, Dataset, Defense, ModelPlugin, ProfileAttack
+from bench.api import Attack, Context, Dataset, Defense, ModelPlugin, Profile, ProfileAttack
 from bench.coerce import parameters
 from bench.plugin import Plugin
 from bench.testing import Skip, require
 
 if TYPE_CHECKING:
     from bench._contracts_lab import Lab
+    from bench.data import Floats, Ints
     from bench.models.base import Recommender
 
 Drawn = set[tuple[int, tuple[str, ...]]]
@@ -136,10 +137,10 @@ def drawn() -> Iterator[Drawn]:
             found.add((self.seed, tuple(map(str, names))))
         return number(self, *names)
 
-    def shown(self: Lists, *rest: Any) -> Any:
+    def shown(self: Lists, profiles: Sequence[Profile], k: int) -> tuple[Ints, Floats]:
         _stopped.append(1)
         try:
-            return lists(self, *rest)
+            return lists(self, profiles, k)
         finally:
             _stopped.pop()
 
