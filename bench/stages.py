@@ -81,7 +81,8 @@ def harden(model: Recommender, prepared: Prepared, defense: Defense, ctx: Contex
 def under_attack(attack: Attack, model: Recommender, prepared: Prepared,
                  ctx: Context) -> Iterator[Struck]:
     """Inside, the model is under this attack. What the attack asked of the model is counted in
-    the facts as "queries": users whose lists it read, and rows whose loss it differentiated."""
+    the facts as "queries" (`Context.count` says what one is): users whose lists it read, and rows
+    whose loss it differentiated."""
     from bench.models.base import innermost
 
     asked: dict[str, Any] = {"queries": 0, "inside": 0}
