@@ -71,6 +71,10 @@ class HistoryAttack(InsideAttack):
         if self.goal not in self.goals:
             raise InputError(f"{self.name} is not {self.goal}", key="goal",
                              hint=f"its goal is {' or '.join(self.goals)}")
+        without = set(self.changed()) & {"targets", "stratum"}
+        if self.goal != "push" and without:
+            raise InputError(f"{self.name}: without a push there are no targets",
+                             key=min(without), hint="set goal: push, or leave it out")
         if self.similarity > -1 and ("substitute" not in self.changes or self.knows == "none"):
             why = "replaces nothing" if "substitute" not in self.changes else \
                 "does not see the vectors by which items are similar"

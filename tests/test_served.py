@@ -27,6 +27,7 @@ from bench.attacks.fgsm import FGSM
 from bench.attacks.pgd import PGD
 from bench.attacks.substitution import Substitution
 from bench.attacks.torchattacks import SKIPPING, SUITABLE, TorchAttacks
+from bench.box import UserScores
 from bench.data import Interactions
 from bench.defense import Defense
 from bench.defenses.macr import Macr
@@ -117,6 +118,23 @@ def test_soft_votes_rise_with_the_scores_and_are_a_half_at_the_edge_of_the_list(
     assert votes[0, 1] == pytest.approx(torch.sigmoid(torch.tensor(0.5 / spread)))
     assert votes[0, 2] == pytest.approx(torch.sigmoid(torch.tensor(-0.5 / spread)))
     assert bool((votes[0, :4].diff() < 0).all())
+
+
+def test_scores_of_user_vectors_are_the_shares_of_all_copies(smoothed: Smoothed) -> None:
+    """The quick way for dot products against the model's own code, and by hand."""
+    noisy: Any = attackable(smoothed, Context(0), 3)
+    users = torch.arange(7)
+    found = UserScores(noisy, users)
+    assert found._linear is not None
+    by_hand, known = [], smoothed.known(users, "test")
+    for noise in noisy.noises:
+        with smoothed.base.perturbed(noise):
+            by_hand.append(soft_votes(smoothed.base.scores(users), known, smoothed.k))
+    expected = torch.stack(by_hand).mean(dim=0)
+    assert torch.allclose(found(found.vectors, users), expected, atol=1e-5)
+    assert torch.allclose(noisy.scores(users), expected, atol=1e-5)
+    found._linear = None
+    assert torch.allclose(found(found.vectors, users), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("make", [
