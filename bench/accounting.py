@@ -17,7 +17,10 @@ from bench.errors import InputError
 
 _CLOSE = 1e-3  # relative width to which the noise is found
 _WIDEST = 100.0  # step of a grid of privacy losses, whose exponential must exist
-_LARGEST = 1e6  # ε above which no such grid is computed
+_LARGEST = 1e8  # bound on ε above which no such grid is computed
+_FAST = 1e6  # ε above which noise is first sought by Rényi divergences
+_LEAST = 1e-5  # ε below which rounding errors of a grid count
+_MET = 0.9  # of a small ε asked for, the least that noise must spend for it to count as met
 
 
 @functools.lru_cache(maxsize=256)
@@ -26,8 +29,12 @@ def epsilon_of(sample_rate: float, noise_multiplier: float, steps: int, delta: f
     """ε at this δ after `steps` steps; infinite without noise, 0 without steps.
 
     "pld" composes privacy loss distributions (tight), "rdp" Rényi divergences (an upper bound,
-    faster; it also stands in where the bound is above 1e6). `once`: noise multiplier of one
-    further Gaussian over all users, 0 for none.
+    faster; it, or that of users who are in every sample, also stands in where both are above
+    1e8). `once`: noise multiplier of one further Gaussian over all users, 0 for none.
+
+    It is 0 as well where δ alone is enough: with that much noise, what comes out with a user and
+    without differs by no more than δ in total variation, which is (0, δ)-privacy. "rdp" goes
+    there in one step, from 0.0035 at δ = 1e-5: it cannot tell smaller ε apart.
     """
     if not steps and not once:
         return 0.0
@@ -36,6 +43,12 @@ def epsilon_of(sample_rate: float, noise_multiplier: float, steps: int, delta: f
     bound = _composed(sample_rate, noise_multiplier, steps, delta, None, once)
     if accountant == "rdp":
         return bound
+    total = steps / noise_multiplier ** 2 if steps else 0.0  # Gaussians add up as 1/σ²
+    total += 1 / once ** 2 if once else 0.0
+    everybody = gaussian_epsilon(total ** -0.5, delta)
+    if sample_rate == 1 or not steps:
+        return everybody  # exact
+    bound = min(bound, everybody)
     return _refined(sample_rate, noise_multiplier, steps, delta, bound, once)
 
 
@@ -46,7 +59,8 @@ def gaussian_epsilon(noise_multiplier: float, delta: float, times: int = 1) -> f
 
     if not noise_multiplier:
         return math.inf
-    return float(dp_accounting.get_epsilon_gaussian(noise_multiplier / math.sqrt(times), delta))
+    with np.errstate(divide="ignore"):  # a logarithm of 0 that is meant, where ε is 0 or huge
+        return float(dp_accounting.get_epsilon_gaussian(noise_multiplier / math.sqrt(times), delta))
 
 
 def gaussian_noise(epsilon: float, delta: float, times: int = 1) -> float:
@@ -100,19 +114,25 @@ def _composed(sample_rate: float, noise_multiplier: float, steps: int, delta: fl
 def noise_for(epsilon: float, sample_rate: float, steps: int, delta: float,
               accountant: str = "pld", once: float = 0.0) -> float:
     """A noise multiplier that spends at most ε by `epsilon_of`, within about 0.5 % of the
-    smallest such (ε up to 1,000; beyond, more noise than that). `once` is as there.
+    smallest such (ε up to 1e6; beyond, it may be more noise than that). `once` is as there.
 
     Raises:
-        InputError: that one Gaussian alone spends ε.
+        InputError: that one Gaussian alone spends ε; ε is below 1e-5; or the accountant counts
+            more than ε with a little less noise, and far less than ε with any that is enough
+            ("rdp" of small ε).
     """
     from scipy.optimize import brentq
 
+    if epsilon < _LEAST:
+        raise InputError(f"an epsilon of {epsilon:g} is too small to be counted by an accountant",
+                         key="epsilon", hint=f"ask for {_LEAST:g} or more, or give the "
+                         "noise itself as noise_multiplier")
     if once and gaussian_epsilon(once, delta) >= epsilon:
         raise InputError(f"noise of {once:g} in the selection alone spends an ε of "
                          f"{gaussian_epsilon(once, delta):.3g}, and {epsilon:g} is all there is",
                          hint="give the selection more noise, or a larger epsilon")
 
-    rough = None if accountant == "rdp" or epsilon > _LARGEST else min(epsilon / 1e3, _WIDEST)
+    rough = None if accountant == "rdp" or epsilon > _FAST else min(epsilon / 1e3, _WIDEST)
 
     def excess(log_noise: float) -> float:  # of an upper bound, which is fast
         spent = _composed(sample_rate, math.exp(log_noise), steps, delta, rough, once)
@@ -136,6 +156,22 @@ def noise_for(epsilon: float, sample_rate: float, steps: int, delta: float,
             break
     while (more := over(found)) > 0:
         found += max(more, _CLOSE / 2)
+    if more > -5 * _CLOSE:
+        return math.exp(found)
+    step = 0.25  # it is no such line here: halve where it leaps or bends
+    while over(low := found - step) <= 0:
+        found, step = low, 2 * step
+    while found - low > _CLOSE:
+        middle = (low + found) / 2
+        low, found = (middle, found) if over(middle) > 0 else (low, middle)
+    spent, before = (epsilon_of(sample_rate, math.exp(at), steps, delta, accountant, once)
+                     for at in (found, low))
+    if spent < _MET * epsilon < _MET:
+        raise InputError(f"no noise spends an epsilon of {epsilon:g} by accountant {accountant}: "
+                         f"it counts {before:.3g} with a little less noise than {spent:.3g}",
+                         key="epsilon", hint=f"ask for {before:.3g} or more, or "
+                         + ("take accountant: pld, which tells smaller ones apart" if accountant
+                            == "rdp" else "give the noise itself as noise_multiplier"))
     return math.exp(found)
 
 

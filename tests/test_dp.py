@@ -374,15 +374,49 @@ def test_noise_for_epsilon_three(accountant, expected):
 
 @pytest.mark.parametrize(("epsilon", "rate", "steps"), [
     (1e-3, 0.05, 400), (1e-2, 0.05, 400), (1.0, 0.05, 400), (4.0, 0.001, 100_000),
-    (1e3, 0.05, 400), (1e5, 0.05, 400), (1e8, 0.05, 400)])
+    (1e-5, 0.1, 50), (1e3, 0.05, 400), (1e5, 0.05, 400), (1e5, 0.01, 1000), (1e6, 0.1, 100),
+    (1e8, 0.05, 400)])
 def test_the_noise_found_never_spends_more_than_was_asked(epsilon, rate, steps):
     """The grid of privacy losses is fine where ε is small, and coarse where it is huge: seconds
     each. A little less noise would spend more."""
     sigma = noise_for(epsilon, rate, steps, 1e-5)
     spent = epsilon_of(rate, sigma, steps, 1e-5)
     assert spent <= epsilon
-    if epsilon <= 1e3:
+    if epsilon <= 1e6:
         assert epsilon_of(rate, sigma * 0.994, steps, 1e-5) > epsilon
+
+
+def test_who_is_in_every_sample_is_counted_exactly():
+    """And whoever is in some loses no more than who is in all."""
+    for sigma in (0.01, 0.3, 5.0, 300.0):
+        exact = gaussian_epsilon(sigma, 1e-5, times=20)
+        assert epsilon_of(1.0, sigma, 20, 1e-5) == pytest.approx(exact, rel=1e-9)
+        assert epsilon_of(0.02, sigma, 20, 1e-5) <= exact
+
+
+def test_small_epsilons_are_told_apart_or_refused():
+    """Rényi divergences leap from 0.0035 to 0: noise for what lies between would be 60 times more
+    than is needed, and an ε of 0 would be quoted where little was asked."""
+    for epsilon in (1e-4, 1e-3, 3e-3):
+        with pytest.raises(InputError, match=r"counts 0.0035 with a little less.*accountant: pld"):
+            noise_for(epsilon, 0.1, 100, 1e-5, "rdp")
+    assert 0.9 < epsilon_of(0.1, noise_for(4e-3, 0.1, 100, 1e-5, "rdp"), 100, 1e-5,
+                            "rdp") / 4e-3 <= 1
+    for accountant in ("rdp", "pld"):
+        with pytest.raises(InputError, match="too small to be counted.*1e-05 or more"):
+            noise_for(1e-8, 0.1, 100, 1e-5, accountant)
+
+
+@pytest.mark.parametrize("accountant", ["rdp", "pld"])
+def test_zero_is_said_only_where_delta_alone_is_enough(accountant):
+    """Where outputs differ by at most δ in total variation, which of N(0, σ²) and N(1, σ²) is
+    2Φ(1/2σ) − 1."""
+    zeros = 0
+    for sigma in np.geomspace(1e3, 1e6, 13):
+        if epsilon_of(1.0, float(sigma), 1, 1e-5, accountant) == 0:
+            assert math.erf(0.5 / sigma / math.sqrt(2)) <= 1e-5
+            zeros += 1
+    assert zeros
 
 
 def test_spent_is_at_most_what_was_asked(data):
