@@ -29,8 +29,7 @@ def epsilon_of(sample_rate: float, noise_multiplier: float, steps: int, delta: f
     """ε at this δ after `steps` steps; infinite without noise, 0 without steps.
 
     "pld" composes privacy loss distributions (tight), "rdp" Rényi divergences (an upper bound,
-    faster; it, or that of users who are in every sample, also stands in where both are above
-    1e8). `once`: noise multiplier of one further Gaussian over all users, 0 for none.
+    faster; it also stands in where the bound is above 1e8). `once`: noise multiplier of one further Gaussian over all users, 0 for none.
 
     It is 0 as well where δ alone is enough: with that much noise, what comes out with a user and
     without differs by no more than δ in total variation, which is (0, δ)-privacy. "rdp" goes
@@ -45,10 +44,8 @@ def epsilon_of(sample_rate: float, noise_multiplier: float, steps: int, delta: f
         return bound
     total = steps / noise_multiplier ** 2 if steps else 0.0  # Gaussians add up as 1/σ²
     total += 1 / once ** 2 if once else 0.0
-    everybody = gaussian_epsilon(total ** -0.5, delta)
     if sample_rate == 1 or not steps:
-        return everybody  # exact
-    bound = min(bound, everybody)
+        return gaussian_epsilon(total ** -0.5, delta)  # exact
     return _refined(sample_rate, noise_multiplier, steps, delta, bound, once)
 
 
@@ -114,7 +111,8 @@ def _composed(sample_rate: float, noise_multiplier: float, steps: int, delta: fl
 def noise_for(epsilon: float, sample_rate: float, steps: int, delta: float,
               accountant: str = "pld", once: float = 0.0) -> float:
     """A noise multiplier that spends at most ε by `epsilon_of`, within about 0.5 % of the
-    smallest such (ε up to 1e6; beyond, it may be more noise than that). `once` is as there.
+    smallest such (ε up to 1e4, and beyond while Rényi divergences count no more than 1e8; then it
+    may be more noise than that). `once` is as there.
 
     Raises:
         InputError: that one Gaussian alone spends ε; ε is below 1e-5; or the accountant counts
