@@ -29,7 +29,8 @@ def epsilon_of(sample_rate: float, noise_multiplier: float, steps: int, delta: f
     """ε at this δ after `steps` steps; infinite without noise, 0 without steps.
 
     "pld" composes privacy loss distributions (tight), "rdp" Rényi divergences (an upper bound,
-    faster; it also stands in where the bound is above 1e8). `once`: noise multiplier of one further Gaussian over all users, 0 for none.
+    faster; it also stands in where the bound is above 1e8). `once`: noise multiplier of one
+    further Gaussian over all users, 0 for none.
 
     It is 0 as well where δ alone is enough: with that much noise, what comes out with a user and
     without differs by no more than δ in total variation, which is (0, δ)-privacy. "rdp" goes
@@ -42,9 +43,9 @@ def epsilon_of(sample_rate: float, noise_multiplier: float, steps: int, delta: f
     bound = _composed(sample_rate, noise_multiplier, steps, delta, None, once)
     if accountant == "rdp":
         return bound
-    total = steps / noise_multiplier ** 2 if steps else 0.0  # Gaussians add up as 1/σ²
-    total += 1 / once ** 2 if once else 0.0
     if sample_rate == 1 or not steps:
+        total = steps / noise_multiplier ** 2 if steps else 0.0  # Gaussians add up as 1/σ²
+        total += 1 / once ** 2 if once else 0.0
         return gaussian_epsilon(total ** -0.5, delta)  # exact
     return _refined(sample_rate, noise_multiplier, steps, delta, bound, once)
 
