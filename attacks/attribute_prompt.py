@@ -53,7 +53,9 @@ class AttributePrompt(PrivacyAttack):
     matter more than any word. Whole sentences that say nothing (sentences) are reported, too;
     they change more of the prompt than a group does and are no floor.
 
-    Nobody is attacked and nothing changes. Intervals resample users.
+    k is below the number of candidates that a model re-ranks: otherwise all lists hold the same
+    items. serp and prag, which see the order, may go as far as that number. Nobody is attacked and
+    nothing changes. Intervals resample users.
 
     Example: attacks: [{attribute-prompt: {attribute: gender, k: 10}}]
     """
@@ -95,6 +97,11 @@ class AttributePrompt(PrivacyAttack):
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
         if "prompts" not in model.gives:
             return f"{model.name} reads no prompt, which could say something about the user"
+        most = getattr(model, "candidates", 0)  # 0: the whole catalogue
+        if most and self.k >= most + (self.similarity != "jaccard"):
+            return (f"lists of k {self.k} hold all {most} candidates that {model.name} re-ranks, "
+                    "whatever it answers, and below them the retriever's order: fewer k, or more "
+                    "candidates")
         return None
 
     def infer(self, model: Recommender, prepared: Prepared, ctx: Context
@@ -138,7 +145,7 @@ class AttributePrompt(PrivacyAttack):
             with model.reading(order):
                 shuffled.append(self._lists(model, users))
         made["-history"] = similarities(np.stack(shuffled), neutral, self.similarity)
-        if asked.plugin.asks in ("listwise", "pairwise"):
+        if asked.plugin.order_unread() is None:
             moved = []
             for k in range(n):
                 with asked.shuffled(ctx.number("candidates", k) % 2**31):

@@ -44,13 +44,8 @@ class CandidatePermutation(Attack):
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
         if "prompts" not in model.gives:
             return f"{model.name} asks with no prompt that lists candidates"
-        if getattr(model, "asks", "") not in ("listwise", "pairwise") and \
-                getattr(model, "family", "") != "direct-list":
-            return f"{model.name} asks for each candidate alone: their order does not reach it"
-        if "sliding" in (model.name, getattr(model, "method", "")):
-            return (f"{model.name} begins with the retriever's order, which says something, and "
-                    "not with one that anybody drew")
-        return None
+        reason: str | None = model.order_unread()  # type: ignore[attr-defined]
+        return reason
 
     def budget_text(self) -> str:
         return f"none: a control, {self.orders} orders of the same candidates"

@@ -32,7 +32,7 @@ class ShuffledTitles(Attack):
     are exchanged within n groups of equal size of about equal train popularity, so that titles
     stay as famous as their items are: what is lost beyond that is content.
 
-    Bounds: all texts stay, each once; no item keeps its own where its group has two items or
+    Bounds: all texts stay, each once; no item keeps its own, as every group has two items or
     more (`same_text` counts equal texts of different items). Retrievers that read texts read the
     exchanged ones too. Shapes: one text per item.
 
@@ -52,6 +52,9 @@ class ShuffledTitles(Attack):
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
         if "text" not in model.gives:
             return f"{model.name} reads no texts of items"
+        if 2 * self.alike > data.n_items:
+            return (f"{self.alike} groups of {data.n_items} items leave some alone with their own "
+                    f"texts; alike: at most {data.n_items // 2}")
         return None
 
     def budget_text(self) -> str:

@@ -105,6 +105,46 @@ def test_a_model_that_any_wording_moves_is_no_more_than_its_floor(data: Dataset)
     assert values["snsr-over-floor-low"] < 0 < values["snsr-over-floor-high"] + 0.1
 
 
+def test_the_floor_of_histories_takes_another_order_each_time(data: Dataset) -> None:
+    seen: dict[int, set[tuple[int, ...]]] = {}
+
+    def by_order(m: Any, u: int, h: Any, c: Any, s: str) -> torch.Tensor:
+        seen.setdefault(u, set()).add(tuple(h.tolist()))
+        rng = np.random.default_rng([*h.tolist()])
+        return torch.from_numpy(rng.permutation(len(c))).float()
+
+    values, _ = audited(data, by_order)
+    assert max(map(len, seen.values())) == 5  # as it is, and one order per group
+    assert values["snsr-history"] > 0
+    assert values["snsr-wording"] == 0
+
+
+def test_the_floor_of_candidates_is_there_where_their_order_is_read(data: Dataset) -> None:
+    small = data.replace(asked=np.arange(4))
+    for name, more, there in (("listwise", {"bootstraps": 1}, True), ("sliding", {}, False),
+                              ("pairwise", {}, True), ("yes-no", {}, False)):
+        made = build(plugin("models", name, model="tiny-random", candidates=4, **more), small,
+                     Context(0))
+        made.fit(plugin("defenses", "none"), lambda event: None)
+        values, _ = plugin("attacks", "attribute-prompt", k=3, draws=10).infer(
+            made, Prepared(small, small, small, None), Context(0))
+        assert ("snsr-candidates" in values) == there
+    one, listed = (plugin("models", "p5", model="tiny-random", family=f)
+                   for f in ("direct", "direct-list"))
+    assert listed.order_unread() is None
+    assert "each candidate alone" in one.order_unread()
+
+
+def test_lists_of_all_candidates_say_nothing(data: Dataset) -> None:
+    model = plugin("models", "yes-no", model="tiny-random", candidates=5)
+    for similarity, k, why in (("jaccard", 4, ""), ("jaccard", 5, "k 5 hold all 5"),
+                               ("serp", 5, ""), ("prag", 6, "k 6 hold all 5")):
+        found = plugin("attacks", "attribute-prompt", k=k, similarity=similarity).unfit(model, data)
+        assert why in found if why else found is None
+    whole = plugin("models", "yes-no", model="tiny-random", candidates=0)
+    assert plugin("attacks", "attribute-prompt", k=40).unfit(whole, data) is None
+
+
 def test_the_statement_reaches_the_prompt_and_leaves_it_again(data: Dataset) -> None:
     made: Any = build(plugin("models", "yes-no", model="tiny-random"), data, Context(0))
     before = made.prefix([1])

@@ -66,7 +66,12 @@ def test_within_groups_texts_go_to_items_about_as_popular(data: Dataset) -> None
     came_from = [before.index(t) for t in after]
     assert all(place[item] == place[origin] for item, origin in enumerate(came_from))
     assert all(item != origin for item, origin in enumerate(came_from))
-    assert texts_under(data, alike=data.n_items) == before  # groups of one
+    most = data.n_items // 2
+    assert all(a != b for a, b in zip(texts_under(data, alike=most), before, strict=True))
+    reads = plugin("models", "text-cosine", model="tiny-random")
+    assert plugin("attacks", "shuffled-titles", alike=most).unfit(reads, data) is None
+    assert f"at most {most}" in plugin("attacks", "shuffled-titles", alike=most + 1).unfit(
+        reads, data)
 
 
 def test_who_reads_falls_to_chance_and_is_put_back(data: Dataset) -> None:

@@ -517,6 +517,16 @@ def test_what_is_inserted_goes_and_little_else(data: Dataset) -> None:
     assert len(model.purified(0, np.array([], np.int64))) == 0
 
 
+def test_no_more_than_the_share_of_a_history_goes_and_the_worst_first(data: Dataset) -> None:
+    model = served(data, plugin("defenses", "retrieval-purifier", quantile=0.99, share=0.3),
+                   "text-cosine")
+    model.threshold = np.inf  # everything may go
+    history = np.arange(11)
+    found = model._support(0, history)
+    kept = model.purified(0, history)
+    assert sorted({*range(11)} - {*kept.tolist()}) == sorted(np.argsort(found, kind="stable")[:3])
+
+
 def test_histories_are_purified_as_they_are_read(data: Dataset) -> None:
     defense = plugin("defenses", "retrieval-purifier", quantile=0.2)
     model, bare = (served(data, d, "text-cosine") for d in (defense, plugin("defenses", "none")))

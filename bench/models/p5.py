@@ -49,6 +49,10 @@ class P5(PromptedModel, Tuned):
     learning_rate: float = param(1e-3, "step size", above=0)
     batch_size: int = param(64, "examples per step", low=1)
     asks: ClassVar[str] = "seq2seq"
+
+    @property
+    def lists_candidates(self) -> bool:
+        return self.family == "direct-list"
     roles: ClassVar[tuple[str, ...]] = ("seq2seq",)
 
     not_separable: ClassVar[str] = ("gradients of a language model are not taken user by user "

@@ -88,6 +88,20 @@ class PromptedModel(LanguageModel):
         given = {"text", "prompts", "histories"}
         return frozenset(given | {"dislikes"} if self.the_prompt().disliked else given)
 
+    @property
+    def lists_candidates(self) -> bool:
+        """Whether one prompt holds several candidates."""
+        return self.asks in ("listwise", "pairwise")
+
+    def order_unread(self) -> str | None:
+        """Why an order of candidates that somebody drew would not reach it; None where it does."""
+        if not self.lists_candidates:
+            return f"{self.name} asks for each candidate alone: their order does not reach it"
+        if "sliding" in (self.name, getattr(self, "method", "")):
+            return (f"{self.name} begins with the retriever's order, which says something, and "
+                    "not with one that anybody drew")
+        return None
+
     def contents(self) -> tuple[str, ...]:
         from bench.text.prompts import content
 
