@@ -100,6 +100,17 @@ class Loop:
         clean = self.model.loss(batch)
         return self.descend(self.defense.loss(self.model, batch, clean, epoch), batch, epoch)
 
+    def _excess(self) -> str:
+        """What may be too large where the loss is no number: the step, or what a defense adds to
+        the loss."""
+        from bench.api import Defense
+
+        found = [f"learning_rate ({self.hyper.learning_rate:g})"]
+        if type(self.defense).loss is not Defense.loss:
+            found += [f"{key} ({value:g}) of {self.defense.name}" for key, value
+                      in self.defense.params().items() if key in ("eps", "weight") and value]
+        return " or ".join(found)
+
     def descend(self, loss: torch.Tensor, batch: Batch, epoch: int) -> float:
         """The step itself, down a loss made of this batch by whoever took over; its value.
 
@@ -108,7 +119,8 @@ class Loop:
         """
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise TrainingError(f"the loss became {value} in epoch {epoch}; lower learning_rate")
+            raise TrainingError(f"the loss became {value} in epoch {epoch}; lower "
+                                f"{self._excess()}")
         loss.backward()  # type: ignore[no-untyped-call]
         self._set_rate()
         self.optimizer.step()

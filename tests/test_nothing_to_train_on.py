@@ -70,3 +70,23 @@ def test_synthetic_rows_do_not_teach_what_is_no_number(data: Dataset) -> None:
     with pytest.raises(TrainingError, match="the loss became nan in epoch 2; lower"):
         run_epoch(2)
     assert all(torch.equal(v, before[k]) for k, v in model.state().items() if k != "features")
+
+
+@pytest.mark.parametrize(("name", "params", "lower"), [
+    ("none", {}, r"lower learning_rate \(0\.01\)$"),
+    ("adversarial-training", {"eps": 1e38, "weight": 2.0},
+     r"learning_rate \(0\.01\) or eps \(1e\+38\) of adversarial-training or weight \(2\) of "
+     r"adversarial-training$"),
+    ("popularity-rerank", {}, r"lower learning_rate \(0\.01\)$")])
+def test_a_loss_that_is_no_number_names_all_that_may_be_too_large(
+        data: Dataset, name: str, params: dict[str, object], lower: str) -> None:
+    """What a defense does when serving is no cause of it."""
+    model = build(BPRMF(dim=4, learning_rate=0.01), data, CTX)
+    assert isinstance(model, TorchRecommender)
+    from bench.registry import Registry
+
+    loop = Loop(model, Registry().make("defenses", {"name": name, "params": params}))
+    with torch.no_grad():
+        model.module.items.weight.fill_(torch.nan)
+    with pytest.raises(TrainingError, match=lower):
+        loop.step(next(iter(loop.batches(1))), 1)

@@ -141,7 +141,8 @@ class _Source:
                 f"{who}: {int(bad.sum())} of {scores.numel()} scores of a block are NaN or "
                 f"infinite, the first {int(bad[first])} for user "
                 f"{self.data.user_ids[int(users[first])]!r}; they have no rank, look for a "
-                "training that diverged (lower learning_rate)")
+                "training that diverged (lower learning_rate, and the eps or weight of a "
+                "defense that trains with it)")
 
 
 class _Watch:
