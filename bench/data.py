@@ -87,8 +87,10 @@ class Dataset:
         train, valid, test: the split. Valid and test hold genuine users only.
         user_attributes, item_attributes: name -> column of length n_users / n_items: float64
             for numbers (NaN missing), object of str for categories ("" missing), object of
-            tuple[str, ...] for several values. Injected users have no attributes (columns cover
-            genuine users only).
+            tuple[str, ...] for several values. Columns of users cover genuine users only.
+        fake_attributes: the same of injected users, (n_fake,), as their attacker filled them in;
+            empty where he left them out. Only what trains or defends reads them, by
+            `all_attributes`.
         item_text: one text per item, for models that read, or None.
         item_features: name -> float32 (items, width) feature vectors.
         knowledge: knowledge graph, or None.
@@ -111,6 +113,7 @@ class Dataset:
     valid: Interactions
     test: Interactions
     user_attributes: Mapping[str, npt.NDArray[np.generic]] = field(default_factory=dict)
+    fake_attributes: Mapping[str, npt.NDArray[np.generic]] = field(default_factory=dict)
     item_attributes: Mapping[str, npt.NDArray[np.generic]] = field(default_factory=dict)
     item_text: Sequence[str] | None = None
     item_features: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
@@ -179,12 +182,24 @@ class Dataset:
             return self
         keep = self.train.users < self.n_genuine
         return self.replace(user_ids=self.user_ids[: self.n_genuine], train=self.train[keep],
-                            n_fake=0)
+                            n_fake=0, fake_attributes={})
+
+    @property
+    def all_attributes(self) -> Mapping[str, npt.NDArray[np.generic]]:
+        """The attributes of all users, (n_users,) each, as a platform holds them, which does not
+        know who is injected."""
+        return {name: _longer(column if name not in self.fake_attributes else np.concatenate(
+            [column, self.fake_attributes[name]]), self.n_users, column)
+            for name, column in self.user_attributes.items()}
 
     # -- injection -------------------------------------------------------------------------
 
-    def with_fakes(self, rows: Interactions, n_fake: int) -> Dataset:
+    def with_fakes(self, rows: Interactions, n_fake: int,
+                   attributes: Mapping[str, npt.NDArray[np.generic]] | None = None) -> Dataset:
         """Add `n_fake` users after all others; `rows.users` counts them from 0.
+
+        Args:
+            attributes: what the fakes say of themselves, (n_fake,) a column; None: nothing.
 
         Real rows stay untouched and first; ids of real users and items do not move; fakes are
         in train only. Labels of the new rows follow the dataset's rating threshold.
@@ -204,8 +219,13 @@ class Dataset:
             labels = np.ones(len(rows), np.int8)
         added = dataclasses.replace(rows, users=rows.users + self.n_users, labels=labels)
         ids = tuple(f"fake:{self.n_fake + k}" for k in range(n_fake))
+        said = {name: np.concatenate([
+            _longer(self.fake_attributes.get(name, column[:0]), self.n_fake, column),
+            _longer((attributes or {}).get(name, column[:0]), n_fake, column)])
+            for name, column in self.user_attributes.items()} \
+            if attributes or self.fake_attributes else {}
         return self.replace(user_ids=self.user_ids + ids, train=self.train.plus(added),
-                            n_fake=self.n_fake + n_fake)
+                            n_fake=self.n_fake + n_fake, fake_attributes=said)
 
     def without_users(self, flagged: npt.NDArray[np.bool_]) -> Dataset:
         """Drop the train and context rows of flagged users (shape (n_users,)); the users stay.
@@ -217,6 +237,18 @@ class Dataset:
             raise ValueError(f"one flag per user is needed: {(self.n_users,)}, got {flagged.shape}")
         context = None if self.context is None else self.context[~flagged[self.context.users]]
         return self.replace(train=self.train[~flagged[self.train.users]], context=context)
+
+
+def _longer(column: npt.NDArray[np.generic], n: int, like: npt.NDArray[np.generic]
+            ) -> npt.NDArray[np.generic]:
+    """The first n values of an attribute; where it has fewer, missing ones at the end, such as a
+    column like that has."""
+    missing = np.empty(max(0, n - len(column)), like.dtype)
+    if like.dtype == object:
+        missing[:] = [() if any(isinstance(v, tuple) for v in like) else ""] * len(missing)
+    elif len(missing):
+        missing[:] = np.nan
+    return np.concatenate([column[:n], missing])
 
 
 def check(data: Dataset) -> Dataset:

@@ -21,10 +21,8 @@ KINDS = ("value", "absolute", "under", "over", "non-parity")
 
 def sides(data: Dataset, attribute: str, value: str = "") -> Sides:
     """1 for users who have the value of the attribute, 0 for those who have another, −1 for those
-    without any: (n_users,). Injected users have no attributes and are among the last: where every
-    genuine user has one, that tells a defender who they are, which an attacker who filled in the
-    form would not. Against fake profiles, results of a defense that reads attributes are those
-    of an attacker who leaves them out.
+    without any: (n_users,). Injected users are on the side that their attacker filled in
+    (`bench.profiles.fake_attributes`): nobody told the defender who they are.
 
     With no value named, an attribute of two values is split into these.
 
@@ -43,7 +41,8 @@ def _sides(data: Dataset, attribute: str, value: str) -> Sides:
     if attribute not in data.user_attributes:
         raise InputError(f"users of {data.name} have no attribute {attribute!r}", hint="they have "
                          + (", ".join(sorted(data.user_attributes)) or "none"))
-    members: Mapping[str, npt.NDArray[np.float64]] = user_groups(data, attribute).members
+    members: Mapping[str, npt.NDArray[np.float64]] = user_groups(everybody(data),
+                                                                 attribute).members
     if not value and len(members) != 2:
         raise InputError(f"{attribute!r} has {len(members)} values ({', '.join(list(members)[:8])})"
                          ", and two groups are compared", hint="name one with value:, which is "
@@ -52,13 +51,17 @@ def _sides(data: Dataset, attribute: str, value: str) -> Sides:
         raise InputError(f"no user of {data.name} has {attribute}={value}",
                          hint=f"known: {', '.join(list(members)[:20])}")
     value = value or next(iter(members))
-    inside = members[value] > 0  # (genuine users,)
+    inside = members[value] > 0  # (n_users,)
     known = sum((m for m in members.values()), start=np.zeros(len(inside))) > 0
-    found = np.full(data.n_users, -1, np.int64)
-    found[:len(inside)] = np.where(inside, 1, np.where(known, 0, -1))
+    found = np.where(inside, 1, np.where(known, 0, -1)).astype(np.int64)
     if not (found == 1).any() or not (found == 0).any():
         raise InputError(f"all users of {data.name} are on one side of {attribute}={value}")
     return found
+
+
+def everybody(data: Dataset) -> Dataset:
+    """The data as a defender has them, who takes injected users for genuine ones."""
+    return data.replace(n_fake=0, user_attributes=data.all_attributes, fake_attributes={})
 
 
 def item_means(values: Tensor, items: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,15 +138,14 @@ def labels_of(data: Dataset, attribute: str) -> tuple[Sides, list[str]]:
     if attribute not in data.user_attributes:
         raise InputError(f"users of {data.name} have no attribute {attribute!r}", hint="they have "
                          + (", ".join(sorted(data.user_attributes)) or "none"))
-    members = user_groups(data, attribute).members
-    inside = np.stack([*members.values(), np.zeros(data.n_genuine)]) > 0  # (classes + 1, genuine)
-    alone = inside.sum(axis=0) == 1  # (genuine users,)
+    members = user_groups(everybody(data), attribute).members
+    inside = np.stack([*members.values(), np.zeros(data.n_users)]) > 0  # (classes + 1, n_users)
+    alone = inside.sum(axis=0) == 1  # (n_users,)
     taken = inside[:, alone].any(axis=1)  # (classes + 1,): a class that nobody has alone is none
     if taken.sum() < 2:
         raise InputError(f"all users of {data.name} have one value of {attribute!r}, several at "
                          "once, or none")
-    found = np.full(data.n_users, -1, np.int64)
-    found[:len(alone)] = np.where(alone, inside[taken].argmax(axis=0), -1)
+    found = np.where(alone, inside[taken].argmax(axis=0), -1).astype(np.int64)
     names = list(members)
     return found, [names[k] for k in np.flatnonzero(taken)]
 

@@ -15,6 +15,7 @@ from bench.context import Context
 from bench.data import Dataset, Interactions, Ints
 from bench.errors import PluginError
 from bench.plugin import param
+from bench.profiles import fake_attributes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -137,9 +138,11 @@ class ClientAttack(Attack):
         return pick_targets(data, self.targets, self.stratum, ctx)
 
     def before_training(self, data: Dataset, ctx: Context) -> Dataset:
-        """The data with the malicious clients registered as users who have no row."""
-        return data.with_fakes(Interactions.empty(data.train),
-                               max(1, round(self.budget * data.n_genuine)))
+        """The data with the malicious clients registered as users who have no row, and attributes
+        like those of genuine users."""
+        count = max(1, round(self.budget * data.n_genuine))
+        return data.with_fakes(Interactions.empty(data.train), count, fake_attributes(
+            data, data, count, ctx.stream("fake-attributes")))
 
     @final
     def clients(self, data: Dataset) -> Ints:

@@ -53,10 +53,9 @@ def labels(data: Dataset, of: str, attribute: str) -> tuple[list[str], Ints]:
     """Names of groups, and the number of the group that each user or item is in.
 
     The groups of the report, but for who counts: thirds of activity and of popularity are cut
-    over everybody, injected users included, as nobody told the defender who they are. Whoever is
-    in no group is in one called "none", if there is anybody. For an attribute that every genuine
-    user has, that group is the injected users, who have none: the attacker is taken to leave
-    attributes out, and one who fills them in would spread over the groups.
+    over everybody, injected users included, as nobody told the defender who they are; they are in
+    the groups of the attributes that they filled in. Whoever is in no group is in one called
+    "none", if there is anybody.
 
     Args:
         of: "users" (n_users,) or "items" (n_items,).
@@ -65,11 +64,11 @@ def labels(data: Dataset, of: str, attribute: str) -> tuple[list[str], Ints]:
     Raises:
         InputError: no such attribute, fewer than two groups, or several values of one user.
     """
+    from bench.fairness import everybody
     from bench.metrics.groups import item_groups, user_groups
 
-    blind = data.replace(n_fake=0) if attribute in ("activity", "popularity") else data
-    members = (user_groups if of == "users" else item_groups)(blind, attribute).members
-    inside = np.array([weight > 0 for weight in members.values()])  # (G, genuine users or items)
+    members = (user_groups if of == "users" else item_groups)(everybody(data), attribute).members
+    inside = np.array([weight > 0 for weight in members.values()])  # (G, users or items)
     if len(members) < 2:
         raise InputError(f"{attribute!r} makes fewer than two groups of the {of} of {data.name}")
     if (inside.sum(axis=0) > 1).any():

@@ -15,7 +15,7 @@ from bench.context import Context
 from bench.data import Dataset, Floats, Interactions, Ints
 from bench.errors import CannotActError, InputError, PluginError
 from bench.plugin import param
-from bench.profiles import fake_times
+from bench.profiles import fake_attributes, fake_times
 
 if TYPE_CHECKING:
     from bench.api import ModelPlugin
@@ -182,8 +182,9 @@ class ProfileAttack(Attack):
 
     @final
     def with_profiles(self, data: Dataset, made: list[Profile], ctx: Context) -> Dataset:
-        """The data with these profiles as fake users, at times like those of the genuine users
-        whom the attacker sees."""
+        """The data with these profiles as fake users, at times and with attributes like those of
+        the genuine users whom the attacker sees."""
+        seen = self._seen(data, ctx)
         counts = np.array([len(p.items) for p in made])
         ratings = None
         if data.train.ratings is not None:
@@ -191,9 +192,9 @@ class ProfileAttack(Attack):
         rows = Interactions(
             users=np.repeat(np.arange(len(made)), counts),
             items=np.concatenate([p.items for p in made]).astype(np.int64), ratings=ratings,
-            times=fake_times(self._seen(data, ctx), counts, ctx.stream("fake-times"),
-                             [p.ordered for p in made]))
-        return data.with_fakes(rows, len(made))
+            times=fake_times(seen, counts, ctx.stream("fake-times"), [p.ordered for p in made]))
+        return data.with_fakes(rows, len(made), fake_attributes(
+            data, seen, len(made), ctx.stream("fake-attributes")))
 
     def _seen(self, data: Dataset, ctx: Context) -> Dataset:
         """What the attacker sees: train rows alone, of a share of the users where black. Of what

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from bench.context import Context
 from bench.data import Dataset, Floats, Ints
@@ -198,6 +199,18 @@ class RatingModel:
         """N(μᵢ, σᵢ) of each item's own ratings: (k,)."""
         noise = ctx.stream("filler-ratings", user).standard_normal(len(items))
         return self.to_scale(self.item_mean[items] + self.item_sd[items] * noise)
+
+
+def fake_attributes(data: Dataset, seen: Dataset, n_fake: int, rng: np.random.Generator
+                    ) -> dict[str, npt.NDArray[np.generic]]:
+    """What fake users say of themselves when they sign up, (n_fake,) a column: each says all
+    that one genuine user says, drawn from those of whom the attacker sees a row. So neither what
+    they leave out nor an odd mixture tells them apart."""
+    donors = np.flatnonzero(seen.activity > 0)
+    if not len(donors) or not data.user_attributes:
+        return {}
+    drawn = rng.choice(donors, n_fake)
+    return {name: column[drawn] for name, column in data.user_attributes.items()}
 
 
 def fake_times(data: Dataset, counts: Ints, rng: np.random.Generator,

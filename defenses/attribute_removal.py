@@ -39,7 +39,8 @@ class AttributeRemoval(Defense):
     The report says what a fresh probe finds in the served vectors (5-fold logistic regression and
     a small network, never the discriminators trained here), beside the majority's share and the
     floor of permuted labels. Adaptive attack: exactly that probe, which is trained on the vectors
-    as served. weight 0 equals `none` bit for bit.
+    as served. weight 0 equals `none` bit for bit. Users without the attribute are left as they are;
+    injected ones have filled it in, and are read and freed as all others.
 
     Example: defenses: [{attribute-removal: {attributes: [gender], weight: 10, filters: none}}]
     """

@@ -32,11 +32,9 @@ class Focf(Defense):
     squares there too. Where the model sums its loss over the batch, U counts once per row.
 
     For models that predict ratings, and two groups: one value of a user attribute against the
-    rest. Users without the attribute teach L alone: injected ones among them, whose attacker is
-    taken to leave attributes out. weight 0 equals `none` bit for bit. Adaptive attack: fake
-    profiles cannot enter U, as they carry no attribute (those of an attacker who fills it in
-    could, and are not among the attacks here); random-profiles at several budgets says what is
-    left when they move the item means.
+    rest. Users without the attribute teach L alone. weight 0 equals `none` bit for bit. Adaptive
+    attack: fake profiles fill the attribute in and are in U as all others are, so that they move
+    the item means of their group: random-profiles at several budgets.
 
     Example: defenses: [{focf: {attribute: gender, measure: [value, non-parity], weight: 1.0}}]
     """

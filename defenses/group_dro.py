@@ -29,9 +29,8 @@ class GroupDro(Defense):
 
     Groups are of users (`groups: activity`, thirds by train rows, or an attribute) or, with
     `of: items`, of the items of positive rows (`popularity`: head 20 %, tail 50 %, mid; or an
-    attribute). Users without the attribute, injected ones among them, are a group of their own
-    (an attacker who filled the attribute in would not be told apart by it: only `activity` takes
-    nothing from their leaving it out); so are rows labelled as negatives with `of: items`.
+    attribute). Users without the attribute are a group of their own (injected ones are where
+    their attacker filled it in); so are rows labelled as negatives with `of: items`.
     `start: shares` begins with q at the groups' shares of the train rows: eta 0 is then the plain
     mean, and equals `none` bit for bit; `uniform` begins as the paper does. Regularisers stay as
     they are, and count: without them every group can be fitted perfectly and nothing is won

@@ -56,7 +56,7 @@ class ArrayDataset(KnowledgeBasedDataset):  # type: ignore[misc]
         self.inter_feat = Interaction(self._rows())
         self.user_feat = self.item_feat = None
         if attributes:
-            self.user_feat = self._features(self.uid_field, data.n_users, data.user_attributes,
+            self.user_feat = self._features(self.uid_field, data.n_users, data.all_attributes,
                                             FeatureSource.USER)
             self.item_feat = self._features(self.iid_field, data.n_items, data.item_attributes,
                                             FeatureSource.ITEM)
@@ -85,7 +85,7 @@ class ArrayDataset(KnowledgeBasedDataset):  # type: ignore[misc]
     # -- attributes ------------------------------------------------------------------------
 
     def _features(self, id_field: str, n: int, columns: Any, source: FeatureSource) -> Interaction:
-        """One row per user or item, row 0 for padding; injected users have nothing: (n + 1, …)."""
+        """One row per user or item, row 0 for padding: (n + 1, …)."""
         feature = {id_field: torch.arange(n + 1)}
         for name, column in columns.items():
             field = f"{source.value}:{name}"
