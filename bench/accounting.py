@@ -174,6 +174,21 @@ def noise_for(epsilon: float, sample_rate: float, steps: int, delta: float,
     return math.exp(found)
 
 
+def no_promise(delta: float, data: Dataset) -> str | None:
+    """Why a user-level (ε, δ) promises nothing on this data, or None."""
+    return chosen_together(data) or too_likely(delta, data)
+
+
+def chosen_together(data: Dataset) -> str | None:
+    """Why no mechanism that sees one user at a time protects anybody here, or None: which rows of
+    a user are learned from depends on all other users (`bench.shots`)."""
+    if data.shots is None:
+        return None
+    return (f"user-level privacy would be claimed falsely: the {len(data.shots)} shots of "
+            f"{data.name} are drawn from everybody's rows together, so that one user more or less "
+            "changes those of others; set shots of the dataset to 0")
+
+
 def too_likely(delta: float, data: Dataset) -> str | None:
     """Why this δ promises nothing on this data, or None: from one over the number of users on,
     publishing the whole history of a user drawn at random is (0, δ)-private (Dwork and Roth, "The

@@ -65,11 +65,11 @@ class PrivateTraining(Defense):
         return self.unsafe(data)
 
     def unsafe(self, data: Dataset) -> str | None:
-        """Why its δ promises nothing on this data, or None, as where there is no noise."""
-        from bench.accounting import too_likely
+        """Why it promises nothing on this data, or None, as where there is no noise."""
+        from bench.accounting import no_promise
 
         quiet = self.off() or self.noise_multiplier == 0
-        return None if quiet else too_likely(self.delta, data)
+        return None if quiet else no_promise(self.delta, data)
 
     def wrap(self, loop: Loop) -> Callable[[int], float] | None:
         return None if self.off() else self.steps(loop).run_epoch

@@ -164,9 +164,9 @@ class Federated(Defense):
             return (f"{model.name} keeps users and items in one table, of which a client could "
                     "not keep its own rows to itself")
         if self.noise_multiplier:
-            from bench.accounting import too_likely
+            from bench.accounting import no_promise
 
-            return too_likely(self.delta, data)
+            return no_promise(self.delta, data)
         return None
 
     def wrap(self, loop: Loop) -> Callable[[int], float] | None:

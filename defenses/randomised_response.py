@@ -71,6 +71,10 @@ class RandomisedResponse(Defense):
             return f"{model.name} learns from the order of a history, which is not sent"
         if self.mode == "k-rr" and data.n_items < 2:
             return "one item leaves no other to answer with"
+        if self.mode in PROMISING and not math.isinf(self.answer_epsilon):
+            from bench.accounting import chosen_together
+
+            return chosen_together(data)
         return None
 
     def clean(self, data: Dataset, ctx: Context) -> Dataset:

@@ -13,10 +13,12 @@ from bench.datasets.blocks import Blocks
 from bench.defenses.dp_lora import DpLora
 from bench.defenses.dp_sgd import DpSgd
 from bench.defenses.federated import Federated
+from bench.defenses.randomised_response import RandomisedResponse
 from bench.defenses.sparse_dp_sgd import SparseDpSgd
 from bench.models.bprmf import BPRMF
 from bench.models.dpals import DPALS
 from bench.registry import Registry
+from bench.shots import few_shot
 
 NOISY = {"noise_multiplier": 1.0, "user_clip": 1.0, "weights": "equal"}
 
@@ -54,6 +56,25 @@ def test_a_delta_of_one_over_the_users_is_refused(data: Dataset, where: str) -> 
         assert "take a delta well below 0.02" in reason
     wide = data.replace(user_ids=tuple(map(str, range(200_000))))
     assert "not below one over the 200000 users" in str(said(1e-5, wide))
+
+
+@pytest.mark.parametrize("where", [*WHERE, "randomised-response"])
+def test_shots_drawn_from_everybody_are_refused(data: Dataset, where: str) -> None:
+    few, fewer = few_shot(data, 8, 3, 0), few_shot(without_user(data, 0), 8, 3, 0)
+    rows = [{tuple(r) for r in d.shots.tolist() if r[0]} for d in (few, fewer)
+            if d.shots is not None]
+    assert rows[0] != rows[1]  # one user decides what is learned of others
+    said = WHERE.get(where, lambda delta, d: RandomisedResponse().unfit(BPRMF(), d))
+    assert said(1e-5, data) is None
+    assert "8 shots" in str(said(1e-5, few))
+    for open_to_all in (DpSgd(epsilon=math.inf), Federated(), RandomisedResponse(
+            answer_epsilon=math.inf)):
+        assert open_to_all.unfit(BPRMF(), few) is None
+
+
+def without_user(data: Dataset, user: int) -> Dataset:
+    train = data.train
+    return data.replace(train=train[train.users != user])
 
 
 def test_where_nothing_is_promised_no_delta_is_asked_for(data: Dataset) -> None:

@@ -82,10 +82,10 @@ class DPALS(ModelPlugin):
         return "rating" if self.feedback == "explicit" else "other"
 
     def unfit(self, data: Dataset) -> str | None:
-        from bench.accounting import too_likely
+        from bench.accounting import no_promise
         from bench.models.als import ALS
 
-        reason = None if self.noise_multiplier == 0 else too_likely(self.delta, data)
+        reason = None if self.noise_multiplier == 0 else no_promise(self.delta, data)
         if reason is not None:
             return reason
         if self.feedback == "implicit":
