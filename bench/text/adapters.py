@@ -13,12 +13,13 @@ from bench.errors import InputError
 _SPREAD = 1e-2  # of the first weights, as Houlsby et al. have it
 _ATTENTION = ("attention.output.dense", "attention.out_lin", "attention.dense", "attention.attn.o",
               "self_attn.o_proj", "self_attn.out_proj", "encoder_attn.out_proj", "attn.c_proj",
-              "SelfAttention.o", "EncDecAttention.o", "attn.Wo")
+              "attn.attention.out_proj", "attn.out_proj", "self_attn.dense",
+              "self_attention.dense", "SelfAttention.o", "EncDecAttention.o", "attn.Wo")
 _FEED_FORWARD = ("output.dense", "ffn.lin2", "ffn_output", "fc2", "mlp.c_proj", "mlp.down_proj",
-                 "mlp.dense_4h_to_h", "DenseReluDense.wo", "mlp.Wo")
+                 "mlp.dense_4h_to_h", "mlp.fc_out", "DenseReluDense.wo", "mlp.Wo")
 """Ends of the names of the maps that lead a sub-layer back to the model's width, by
-transformers: of BERT- (also ALBERT, DistilBERT, MPNet, ModernBERT), GPT- (also OPT, NeoX, Llama,
-Qwen, Gemma) and T5-types (also BART)."""
+transformers: of BERT- (also ALBERT, DistilBERT, MPNet, ModernBERT), GPT- (also OPT, Neo, J, NeoX,
+Llama, Qwen, Gemma, Phi, Bloom, Falcon) and T5-types (also BART)."""
 
 
 class Adapter(nn.Module):
@@ -69,7 +70,9 @@ def add_adapters(module: nn.Module, inner: int, names: list[str] | None) -> int:
         if names is None and ends is _FEED_FORWARD:  # BERT's attention ends in output.dense too
             mine = {n: w for n, w in mine.items() if n not in picked}
         if not mine:
-            raise InputError("no maps called " + ", ".join(ends) + " are in it")
+            own = sorted({_short(n) for n, m in found.items() if _width(m)})
+            raise InputError("no maps called " + ", ".join(ends) + " are in it", hint="it has "
+                             + (", ".join(own[:20]) or "no linear maps that stand alone"))
         picked.update(mine)
     device = next(module.parameters()).device
     for name, width in picked.items():
@@ -80,6 +83,13 @@ def add_adapters(module: nn.Module, inner: int, names: list[str] | None) -> int:
 
 def _ends(name: str, ends: tuple[str, ...]) -> bool:
     return any(name == e or name.endswith("." + e) for e in ends)
+
+
+def _short(name: str) -> str:
+    """The end of a map's name behind the number of its layer."""
+    parts = name.split(".")
+    last = max((n for n, p in enumerate(parts) if p.isdigit()), default=-1)
+    return ".".join(parts[last + 1:]) or name
 
 
 def _width(module: nn.Module) -> int:

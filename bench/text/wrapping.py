@@ -189,7 +189,8 @@ def _add(language: Language, plugin: Ways) -> None:
         try:
             add_adapters(language.module, plugin.bottleneck, targets(plugin))
         except InputError as error:
-            raise _refused(language, plugin, error.what) from error
+            raise _refused(language, plugin, "; ".join(filter(None, (error.what, error.hint)))
+                           ) from error
         return
     import peft
 
