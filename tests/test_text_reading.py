@@ -75,6 +75,21 @@ def test_tokens_added_by_hand_and_looked_for_in_normalised_text() -> None:
         assert turn not in lm.ids(lm.plain(text)), text
 
 
+def test_control_tokens_that_no_tokenizer_calls_special() -> None:
+    lm = load("tiny-random", "causal", corpus=CORPUS)
+    added = ["<start_of_image>", "<|fim|>", "[multimodal]", "<think>", "<b>", "</td>", "e.g."]
+    lm.tokenizer.add_tokens(added)
+    lm.tokenizer.chat_template = "{{ messages }}<think>"
+    ids = {t: lm.tokenizer.convert_tokens_to_ids(t) for t in added}
+    for token in added:
+        text = f"Heat {token} two"
+        assert ids[token] in lm.ids(text)
+        if token in added[:4]:
+            assert ids[token] not in lm.ids(lm.plain(text)), token
+        else:
+            assert lm.plain(text) == text
+
+
 @pytest.mark.parametrize(("name", "params"), [
     ("text-cosine", {}), ("text-sasrec", {"epochs": 0}), ("dual-encoder", {"tune": "none"}),
     ("yes-no", {}), ("listwise", {"bootstraps": 1}), ("p5", {"shots": 4, "epochs": 1})])

@@ -4,6 +4,10 @@ A tokenizer makes of "<eos>" or "[SEP]" in an item's title the very token that e
 "<start_of_turn>" one that a chat template alone may write. transformers' `split_special_tokens`
 reads them as plain text, but in a whole prompt, whose own control tokens have to stay. So the
 titles are changed, and as little as can be: a space is put behind the first character.
+
+Tokenizers do not call all of them special: Gemma's "<start_of_image>", Qwen's "<think>". An added
+token counts as one, too, if a chat template writes it, or if it stands in brackets and is no tag of
+HTML ("<b>", "</td>"), which titles may hold and which controls nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +15,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from typing import Any
+
+_BRACKETED = re.compile(r"<.*>|\[.*\]|\{.*\}|\|.*\|", re.DOTALL)
+_TAG = re.compile(r"</?[a-z][a-z0-9]{0,9}>")
 
 
 class Plain:
@@ -22,7 +29,9 @@ class Plain:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        known = {str(t): int(n) for n, t in tokenizer.added_tokens_decoder.items() if t.special}
+        template = str(getattr(tokenizer, "chat_template", None) or "")
+        known = {str(t): int(n) for n, t in tokenizer.added_tokens_decoder.items()
+                 if t.special or _controls(str(t), template)}
         known |= dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
         self._tokenizer = tokenizer
         self._ids = set(known.values()) - {tokenizer.unk_token_id}  # odd letters are unknown, too
@@ -53,6 +62,13 @@ class Plain:
 
     def _special(self, text: str) -> bool:
         return bool(self._ids & set(self._tokenizer(text, add_special_tokens=False)["input_ids"]))
+
+
+def _controls(token: str, template: str) -> bool:
+    """Whether an added token that is not called special is one of control."""
+    if not _BRACKETED.fullmatch(token):
+        return False
+    return token in template or not _TAG.fullmatch(token)
 
 
 def _any(texts: list[str]) -> re.Pattern[str] | None:
