@@ -112,11 +112,13 @@ class Loop:
         return " or ".join(found)
 
     def descend(self, loss: torch.Tensor, batch: Batch, epoch: int) -> float:
-        """The step itself, down a loss made of this batch by whoever took over; its value.
+        """The step itself, down a loss made of this batch by whoever took over; its value, with
+        what the weights cost beside it (`step_penalty`).
 
         Raises:
             TrainingError: it is not finite.
         """
+        loss = loss + self.model.step_penalty()
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingError(f"the loss became {value} in epoch {epoch}; lower "

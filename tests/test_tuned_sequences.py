@@ -174,6 +174,31 @@ def test_a_perturbed_table_moves_items_that_are_encoded_too(cls: Any) -> None:
     assert (ahead - back) / 2e-2 == pytest.approx(float((slope * step).sum()), rel=0.02)
 
 
+@pytest.mark.parametrize(("cls", "defense", "params"), [
+    (TextSASRec, "none", {}), (UniSRec, "none", {}), (TextSASRec, "amr", {}), (UniSRec, "amr", {}),
+    (UniSRec, "adversarial-training", {"transductive": True})])
+def test_adaloras_penalty_counts_once_whatever_a_defense_evaluates(
+        cls: Any, defense: str, params: dict[str, Any]) -> None:
+    """With no perturbation to speak of, L(θ) + 2 L(θ + δ) is three times the loss."""
+    model = stirred(make(cls, tune="adalora", optimizer="sgd", **params))
+    model.module.eval()  # neither dropout nor noisy gates
+    batch, weights = one_batch(model), list(model.tuning.learned().values())
+    penalty = model.tuning.penalty()
+    assert float(penalty.detach()) > 0.1
+    own = SequenceRecommender.batch_loss(model, batch)
+    loss = (1 if defense == "none" else 3) * own + penalty
+    slopes = torch.autograd.grad(loss, weights, allow_unused=True)
+    made: Any = REGISTRY.make("defenses", {"name": defense, "params": {} if defense == "none" else {
+        "eps": 1e-9, "weight": 2.0}})
+    assert made.unfit(model.hyper, data()) is None
+    loop = Loop(model, made)
+    assert loop.step(batch, 1) == pytest.approx(float(loss.detach()), rel=1e-5)
+    for weight, slope in zip(weights, slopes, strict=True):
+        if slope is not None:
+            assert weight.grad is not None
+            assert torch.allclose(weight.grad, slope, atol=1e-4 * float(slope.abs().max()))
+
+
 # -- whose vectors are old -------------------------------------------------------------------------
 
 def test_others_are_of_the_epoch_s_beginning_and_scores_of_the_weights_as_they_are() -> None:
@@ -205,11 +230,11 @@ def test_every_way_learns_and_comes_back(cls: Any, tune: str) -> None:
     model = make(cls, tune=tune, encoder_rate=0.001 if tune == "full" else 0.02)
     batch, users = one_batch(model, 1000), torch.arange(6)
     with torch.no_grad():
-        before = float(model.batch_loss(batch) - model.tuning.penalty())
+        before = float(model.batch_loss(batch))
     start = {n: p.detach().clone() for n, p in model.module.named_parameters()}
     result = fit(model)
     with torch.no_grad():
-        assert float(model.batch_loss(batch) - model.tuning.penalty()) < before
+        assert float(model.batch_loss(batch)) < before
     moved = {n for n, p in model.module.named_parameters() if not torch.equal(p, start[n])}
     assert any(n.startswith("language.") for n in moved)
     assert moved <= set(model.trained())

@@ -242,6 +242,12 @@ class TorchRecommender(Recommender):
         result: Tensor = functional_call(_LossModule(self), changed, (batch,))
         return result
 
+    def step_penalty(self) -> Tensor | float:
+        """What the weights cost whatever the batch (AdaLoRA's orthogonality), a scalar. It is no
+        part of `batch_loss`: the training loop adds it once to what a defense, which may evaluate
+        the loss several times, has made of that."""
+        return 0.0
+
     def history_table(self) -> Table:
         """The table in which the items of a history are looked up.
 

@@ -115,9 +115,9 @@ class TunedSequenceRecommender(SequenceRecommender):
             self.refresh()
         yield from super().batches(epoch, size, source)
 
-    def batch_loss(self, batch: Batch) -> Tensor:
+    def step_penalty(self) -> Tensor | float:
         assert self.tuning is not None
-        return super().batch_loss(batch) + self.tuning.penalty()
+        return self.tuning.penalty()
 
     def batch_items(self, batch: Batch) -> Tensor:
         m, n = self.module, self.data.n_items
