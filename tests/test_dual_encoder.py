@@ -16,6 +16,7 @@ from bench.evaluate import evaluate, validation_score
 from bench.models.base import build
 from bench.registry import Registry
 from bench.text.encode import Encoder
+from bench.text.fitting import marked
 from bench.text.pairs import in_batch_logits
 from bench.text.trainable import TokenTrained
 from bench.text.tuning import WAYS
@@ -201,6 +202,44 @@ def test_tokens_vectors_outputs_and_loss_fit_together(data: Dataset) -> None:
     longer = dataclasses.replace(tokens, **{
         k: torch.nn.functional.pad(getattr(tokens, k), (0, 5)) for k in ("ids", "mask", "text")})
     assert torch.allclose(model.outputs(longer), plain, atol=1e-4)
+
+
+def test_words_that_a_tokenizer_joins_with_the_space_before_them_are_marked(data: Dataset) -> None:
+    """gemma reads "passage: Alien" as "passage", ":", " Alien"; "passage: " alone has one more."""
+    names = ["Alien", "Toy Story", "Heat"]
+    told = data.replace(item_text=[names[n % 3] for n in range(data.n_items)])
+    model = fresh(told, item_prefix="passage: ", user_prefix=" Alien Toy Story Heat " * 20)
+    language = model.language
+    assert len(language.ids("passage: Alien")) == len(language.ids("passage: "))
+    tokens = model.tokens(next(iter(model.batches(1, 8))))
+    for row, item in enumerate(tokens.items.tolist(), len(tokens.labels)):
+        found = tokens.ids[row][tokens.text[row]].tolist()
+        assert language.tokenizer.decode(found) == " " + names[item % 3]
+    language.limit = len(language.begin) + len(language.end) + len(language.ids("passage: "))
+    short = model.tokens(next(iter(model.batches(1, 8))))  # one token of each title is left
+    assert short.text.sum(dim=1).tolist() == [0] * 8 + [1] * 8
+    assert not bool((short.text & (short.mask == 0)).any())
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_marks_are_those_of_the_whole_text(data: Dataset, fast: bool) -> None:
+    model = fresh(data, item_prefix="passage: ", user_prefix=" Alien Toy Story Heat " * 20)
+    language = dataclasses.replace(model.language, _ids={})
+
+    class Slow:
+        is_fast = False
+
+        def __call__(self, text: str, **how: Any) -> Any:
+            return model.language.tokenizer(text, **how)
+
+    language.tokenizer = model.language.tokenizer if fast else Slow()
+    for lead, text, follow, wanted in (
+            ("passage: ", "Alien", "", " Alien"), ("passage: ", "Toy Story", "\n", " Toy Story"),
+            ("", "Heat", " Heat", "Heat"), ("Heat", "", " Alien", ""), ("", "", "", "")):
+        ids, marks = language.ids(lead + text + follow), marked(language, lead, text, follow)
+        assert len(ids) == len(marks)
+        kept = [i for i, m in zip(ids, marks, strict=True) if m]
+        assert model.language.tokenizer.decode(kept) == wanted
 
 
 def test_validation_asks_so_many_users_and_the_same_ones(data: Dataset) -> None:

@@ -91,6 +91,20 @@ class Fitting(TextReader):
             return found
 
 
+def marked(language: Language, lead: str, text: str, follow: str = "") -> list[bool]:
+    """Which tokens of lead + text + follow, read as one, hold a letter of `text`. Many tokenizers
+    join a word with the space before it, so that tokens counted part by part would be others.
+    Of a slow tokenizer, which does not say where its tokens stand, by such counts."""
+    tokenizer = language.tokenizer
+    begin, end = len(lead), len(lead) + len(text)
+    if tokenizer.is_fast:
+        spans = tokenizer(lead + text + follow, add_special_tokens=False, verbose=False,
+                          return_offsets_mapping=True)["offset_mapping"]
+        return [a < end and b > begin and b > a for a, b in spans]
+    first, last = (len(language.ids(t)) for t in (lead.rstrip(" "), lead + text))
+    return [first <= n < last for n in range(len(language.ids(lead + text + follow)))]
+
+
 def beginning(language: Language, text: str, most: int) -> str:
     """The first `most` tokens of a text, as text."""
     tokenizer = language.tokenizer

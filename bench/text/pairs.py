@@ -15,6 +15,7 @@ from bench.data import Dataset
 from bench.models.base import Batch, Table, TorchRecommender
 from bench.text.encode import Encoder, hidden_states, pool, rows_of
 from bench.text.examples import Examples
+from bench.text.fitting import marked
 from bench.text.language import Language, load
 from bench.text.reader import TextReader
 from bench.text.trainable import TokenBatch
@@ -146,9 +147,11 @@ class DualRecommender(TextReader, TorchRecommender):
         rows = rows_of(self.language, [*texts, *self.item_texts(items)])
         ids, mask = self.language.batch(rows)
         marks = torch.zeros_like(mask, dtype=torch.bool)
-        ahead = len(self.language.begin) + len(self.language.ids(self.plugin.item_prefix))
-        for n in range(len(texts), len(rows)):
-            marks[n, ahead:len(rows[n]) - len(self.language.end)] = True
+        ahead = len(self.language.begin)
+        for n, item in enumerate(items, len(texts)):
+            own = marked(self.language, self.plugin.item_prefix, self.texts[item])
+            own = own[:self.language.room]
+            marks[n, ahead:ahead + len(own)] = torch.tensor(own, dtype=torch.bool)
         right = torch.arange(len(texts), device=ids.device) * (not self.plugin.negatives)
         return PairBatch(ids, mask, marks, right, batch["items"])
 

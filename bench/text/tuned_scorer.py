@@ -13,6 +13,7 @@ from bench.data import Dataset
 from bench.models.base import Batch
 from bench.text import likelihood
 from bench.text.examples import Examples
+from bench.text.fitting import marked
 from bench.text.scorer import PointwiseRecommender
 from bench.text.trainable import TokenBatch
 from bench.text.tuning import apply_tuning
@@ -83,15 +84,7 @@ class TallrecRecommender(PointwiseRecommender):
     def marked(self, item: int) -> tuple[list[int], list[bool]]:
         """Token ids of what follows the prefix for this candidate, and which of them hold a
         letter of the item's text."""
-        lead, text, follow = self.after(self.text_of(item))
-        ids, tokenizer = self.suffix(item), self.language.tokenizer
-        begin, end = len(lead), len(lead) + len(text)
-        if tokenizer.is_fast:
-            spans = tokenizer(lead + text + follow, add_special_tokens=False,
-                              return_offsets_mapping=True)["offset_mapping"]
-            return ids, [a < end and b > begin and b > a for a, b in spans]
-        first, last = (len(self.language.ids(t)) for t in (lead, lead + text))
-        return ids, [first <= n < last for n in range(len(ids))]  # places; tokens may straddle
+        return self.suffix(item), marked(self.language, *self.after(self.text_of(item)))
 
     def vectors(self, tokens: TokenBatch) -> Tensor:
         found: Tensor = self.language.embeddings()(tokens.ids)
