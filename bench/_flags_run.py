@@ -28,13 +28,16 @@ def one_seed(board: Board) -> Iterator[Flag]:
 
 
 def exposure_floor(board: Board) -> Iterator[Flag]:
-    """Target exposure is 0 for every attack on the row."""
+    """Target exposure is 0 for every attack on the row, and was 0 before it: a nuke that leaves
+    nothing of something has met no floor."""
     for row in dict.fromkeys(e.row for e in ran(board)):
         entries = board.of(row)
         for metric in dict.fromkeys(m for e in entries for m in e.exposure):
-            seen = [e.exposure[metric].mean for e in entries if metric in e.exposure]
-            if seen and max(seen) <= 0:
-                yield Flag("exposure-floor", row, None, f"{metric} is 0 for all attacks")
+            seen = [e for e in entries if metric in e.exposure]
+            if all(e.exposure[metric].mean <= 0 and metric in e.lifts
+                   and e.lifts[metric].mean >= 0 for e in seen):
+                yield Flag("exposure-floor", row, None,
+                           f"{metric} is 0 for all attacks, and without them")
 
 
 def small_groups(board: Board) -> Iterator[Flag]:

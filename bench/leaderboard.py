@@ -198,11 +198,13 @@ class Board:
                  and e.oracle == oracle and e.value is not None and math.isfinite(e.value.mean)]
         return min(found, key=lambda e: e.value.mean) if found else None  # type: ignore[union-attr]
 
-    def worst_exposure(self, row: Row, metric: str) -> Entry | None:
-        """The entry that lifts its targets most."""
+    def worst_exposure(self, row: Row, metric: str, goal: str = "push") -> Entry | None:
+        """The entry that comes nearest to its goal: among pushes the one that lifts its targets
+        most, among nukes the one whose targets fall most."""
         found = [e for e in self.of(row) if metric in e.lifts
-                 and math.isfinite(e.lifts[metric].mean)]
-        return max(found, key=lambda e: e.lifts[metric].mean) if found else None
+                 and e.first.threat.get("goal") == goal and math.isfinite(e.lifts[metric].mean)]
+        most = min if goal == "nuke" else max
+        return most(found, key=lambda e: e.lifts[metric].mean) if found else None
 
     def static_and_adaptive(self) -> list[tuple[Entry, Entry]]:
         """The same attack with the same budget, made without and with knowledge of the defense,

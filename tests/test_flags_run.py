@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import synthetic_run
 from _flag_boards import FGSM, NONE, attacks, board, fired
-from synthetic_run import EMBEDDING, PROFILES, SyntheticRun, embedding, spec
+from synthetic_run import EMBEDDING, EXPOSED, PROFILES, SyntheticRun, embedding, spec
 
 
 @pytest.mark.parametrize(("spent", "fires"), [(8.05, False), (7.93, False), (8.2, True),
@@ -48,12 +49,22 @@ def test_missing_seeds(tmp_path: Path) -> None:
     assert not fired(board(tmp_path / "d", attacks(FGSM)), "one-seed")
 
 
-@pytest.mark.parametrize(("lift", "fires"), [(-0.05, True), (0.02, False)])
-def test_exposure_floor(tmp_path: Path, lift: float, fires: bool) -> None:
-    # the clean exposure of the targets is 0.05; lifting by −0.05 leaves nothing
+@pytest.mark.parametrize(("lift", "fires"), [(0.0, True), (0.02, False)])
+def test_exposure_floor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lift: float,
+                        fires: bool) -> None:
+    monkeypatch.setattr(synthetic_run, "EXPOSED", 0 * EXPOSED)  # without attack, in no list
     found = board(tmp_path, attacks(spec("random-profiles"), threat=PROFILES), seeds=(0,),
                   lift=lambda m, d, a: lift)
     assert bool(fired(found, "exposure-floor")) is fires
+
+
+@pytest.mark.parametrize("goal", ["push", "nuke"])
+def test_what_reached_lists_before_the_attack_met_no_floor(tmp_path: Path, goal: str) -> None:
+    """A nuke that leaves nothing has done all that it could. The clean exposure is 0.05."""
+    found = board(tmp_path, attacks(spec("random-profiles"), threat={**PROFILES, "goal": goal}),
+                  seeds=(0,), lift=lambda m, d, a: -0.05)
+    assert next(iter(found.of(("toy", "BPR", "none")))).exposure["target-hr@50"].mean == 0
+    assert not fired(found, "exposure-floor")
 
 
 def test_small_groups(tmp_path: Path) -> None:
