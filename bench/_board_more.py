@@ -1,5 +1,5 @@
-"""Tables beyond the first ones: the worst case, static against adaptive, every defense against
-every attack, what detectors found, what was inferred, and what it all cost."""
+"""Tables beyond the first ones: the worst case, what detectors found, privacy, what was inferred,
+and what it all cost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from bench._board_view import (
     interval,
     number,
     percent,
-    signed,
     significant,
 )
 from bench._flags_privacy import epsilon_asked
@@ -44,86 +43,6 @@ def worst_cases(b: Builder, dataset: str) -> Table | None:
                         "at most the lowest mean of one attack. A minimum gathers chance as well: "
                         "a user's list moves up and down under any change, and more attacks give a "
                         "lower minimum; compare rows with equally many attacks"])
-
-
-def adaptive(b: Builder, dataset: str) -> Table | None:
-    """The same attack made without and with knowledge of the defense, side by side."""
-    rows = []
-    for static, knowing in b.board.static_and_adaptive():
-        if static.row[0] != dataset:
-            continue
-        head = [*b.names(static.row), View(b.short["attack"][knowing.attack], full=knowing.attack)]
-        if knowing.first.threat.get("goal") == "untargeted":
-            pairs = [(b.board.metric[dataset], static.value, knowing.value)]
-        else:
-            pairs = [(f"{m} lift", static.lifts.get(m), knowing.lifts.get(m))
-                     for m in knowing.lifts]
-        for metric, one, other in pairs:
-            if one is not None and other is not None:
-                flags = b.codes(knowing.row, knowing.attack, (
-                    "adaptive-weaker", "adaptive-equals-static"))
-                rows.append([*head, View(metric), _estimate(one), _estimate(other),
-                             View(signed(other.mean - one.mean), sort=other.mean - one.mean,
-                                  flags=flags)])
-    if not rows:
-        return None
-    return Table(f"{b.short['dataset'][dataset]}: static and adaptive attacks on the defended",
-                 ["model", "defense", "attack", "metric", "static", "adaptive", "difference"],
-                 rows, fixed=4, numeric_from=4, kind="adaptive",
-                 notes=["static: made on the undefended model, or without knowing the defense; "
-                        "adaptive: made against the defended pipeline"])
-
-
-def crossed(b: Builder, dataset: str) -> Table | None:
-    """Every defense that was trained with an attack, against every attack."""
-    trained = {row: _trained_against(b, row) for row in b.board.live_rows(dataset)}
-    if not any(trained.values()):
-        return None
-    models = {row[1] for row, names in trained.items() if names}
-    attacks = [a for a in b.board.attacks(dataset)
-               if any((row, a) in b.board.entries and b.board.entries[row, a].ok
-                      for row in trained if row[1] in models)]
-    rows = []
-    for row, names in trained.items():
-        if row[1] not in models or not (names or row[2] == "none"):
-            continue
-        found = [b.board.entries.get((row, a)) for a in attacks]
-        if any(e is not None and e.ok for e in found):
-            rows.append([*b.names(row), View(names or NONE), *(_kept(e, names) for e in found)])
-    if not rows:
-        return None
-    return Table(f"{b.short['dataset'][dataset]}: each defense by the attack it was trained with, "
-                 "under each attack", ["model", "defense", "trained with",
-                                       *(b.short["attack"][a] for a in attacks)], rows, fixed=3,
-                 numeric_from=3, kind="crossed",
-                 notes=[f"share of clean {b.board.metric[dataset]} kept; for attacks with targets "
-                        "the lift of their exposure; (seen) marks the attack trained with"])
-
-
-def _trained_against(b: Builder, row: tuple[str, str, str]) -> str:
-    for (r, _), e in b.board.entries.items():
-        if r == row:
-            for cell in e.ok.values():
-                return str(cell.facts.get("trained_against") or "")
-    return ""
-
-
-def _kept(e: Entry | None, trained: str) -> View:
-    if e is None or not e.ok:
-        return View(NONE)
-    seen = " (seen)" if e.first.attack.name in trained.replace(",", " ").split() else ""
-    if e.first.threat.get("goal") in ("push", "nuke") and e.lifts:
-        lift = next(iter(e.lifts.values()))
-        return View(signed(lift.mean) + seen, interval(lift), sort=lift.mean)
-    if e.drop is None or math.isnan(e.drop.mean):
-        return View(NONE)
-    kept = Estimate(1 - e.drop.mean, 1 - e.drop.high, 1 - e.drop.low)
-    ends = "" if math.isnan(kept.low) else f"[{100 * kept.low:.1f}%, {100 * kept.high:.1f}%]"
-    return View(f"{100 * kept.mean:.1f}%{seen}", ends, sort=kept.mean)
-
-
-def _estimate(e: Estimate) -> View:
-    return View(number(e.mean), interval(e), sort=e.mean)
 
 
 POISONING = ("train-poison", "model-poison")

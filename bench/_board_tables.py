@@ -7,12 +7,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bench._board_defended import adaptive, crossed
 from bench._board_fairness import between_items, between_users
 from bench._board_more import (
-    adaptive,
     attack_cost,
     cost,
-    crossed,
     detection,
     inference,
     privacy,
@@ -30,7 +29,7 @@ from bench._board_view import (
     short_labels,
     signed,
 )
-from bench._flags_common import Flag
+from bench._flags_common import ADAPTIVE_FLAGS, Flag
 from bench.flags import EXPLAINED, MARKS
 from bench.leaderboard import Board, Entry, Estimate, Row, Test
 
@@ -46,8 +45,9 @@ ABOUT = (
     "Different attacks have different budgets (see the threat model): a column is comparable "
     "down the rows, two columns only where their budgets are.",
     "Worst: the lowest accuracy among attacks that aim at it, the largest lift among those that "
-    "push; the interval is that of the attack named. Attacks that see test positives are a worst "
-    "of their own, and natural noise, which nobody aims, is in none.",
+    "push, the largest fall among those that nuke; the interval is that of the attack named. "
+    "Attacks that see test positives are a worst of their own, and natural noise, which nobody "
+    "aims, is in none.",
 )
 
 
@@ -105,18 +105,22 @@ class Builder:
                     note=notes.setdefault(reason, len(notes) + 1))
 
     def accuracy(self, dataset: str) -> Table:
-        """Clean value, the worst over attacks, and the largest lift of the targets."""
+        """Clean value, the worst over attacks, the largest lift of the targets that are pushed,
+        and the largest fall of those that are nuked."""
         metric, notes, rows = self.board.metric[dataset], dict[str, int](), []
-        lifted, live = self._lifted(dataset), self.board.live_rows(dataset)
+        live = self.board.live_rows(dataset)
+        moved = [(m, goal) for m in self.lifted(dataset) for goal in ("push", "nuke")
+                 if any(self.board.worst_exposure(row, m, goal) for row in live)]
         oracles = any(self.board.worst(row, oracle=True) for row in live)
         for row in live:
             views = [*self.names(row), self._value(self.board.clean(row), notes),
                      *(self._worst(self.board.worst(row, oracle))
                        for oracle in (False, True)[:1 + oracles])]
-            rows.append([*views, *(self._largest_lift(row, name) for name in lifted)])
+            rows.append([*views, *(self._furthest(row, m, goal) for m, goal in moved)])
         headers = ["model", "defense", "clean", "worst",
                    *["worst, test positives known"] * oracles,
-                   *(f"largest {m} lift" for m in lifted)]
+                   *(f"largest {m} {'lift' if goal == 'push' else 'fall'}"
+                     for m, goal in moved)]
         return Table(f"{self.short['dataset'][dataset]}: {metric or 'accuracy'} and its worst "
                      "under attack", headers, rows, kind="accuracy", fixed=2,
                      notes=[*_numbered(notes), *self._idle(dataset)])
@@ -208,13 +212,13 @@ class Builder:
                              f"{p_value(test.holm)}")
         return "; ".join(parts)
 
-    def _lifted(self, dataset: str) -> list[str]:
+    def lifted(self, dataset: str) -> list[str]:
         """The metrics of target exposure that were measured."""
         return list(dict.fromkeys(m for (r, _), e in self.board.entries.items()
                                   if r[0] == dataset for m in e.exposure))
 
-    def _largest_lift(self, row: Row, metric: str) -> View:
-        worst = self.board.worst_exposure(row, metric)
+    def _furthest(self, row: Row, metric: str, goal: str) -> View:
+        worst = self.board.worst_exposure(row, metric, goal)
         if worst is None:
             return View(NONE)
         lift = worst.lifts[metric]
@@ -228,7 +232,7 @@ class Builder:
                    if any(e.exposure or (e.first.threat.get("goal") in ("push", "nuke"))
                           for (r, x), e in self.board.entries.items()
                           if x == a and r[0] == dataset)]
-        metrics = self._lifted(dataset)
+        metrics = self.lifted(dataset)
         if any(e.rank is not None for (r, _), e in self.board.entries.items()
                if r[0] == dataset):
             metrics = [*metrics, "target-rank"]
@@ -258,12 +262,17 @@ class Builder:
     def _exposed(self, e: Entry | None, metric: str, notes: dict[str, int]) -> View:
         if e is None or not e.ok:
             return self.missing(e, notes)
+        flags = self.codes(e.row, e.attack, (
+            "missing-seeds", "weaker-than-noise", "more-steps-weaker", "larger-eps-weaker",
+            *ADAPTIVE_FLAGS, "not-adaptive", "exposure-ceiling"))
         if metric == "target-rank":
             if e.rank is None:
                 return View(NONE)
             move = e.rank_move
+            # flags stand once: with the cut-offs where there are any
             return View(number(e.rank.mean), "" if move is None else interval(move),
                         NONE if move is None else signed(move.mean), sort=e.rank.mean,
+                        flags=() if e.exposure else flags,
                         full="mean rank under attack; its change over the same targets without "
                              "attack, and the change's interval over seeds")
         if metric not in e.exposure:
@@ -273,10 +282,7 @@ class Builder:
                     NONE if lift is None else signed(lift.mean),
                     full="exposure under attack; its lift over the same targets without attack, "
                          "and the lift's interval over seeds",
-                    flags=self.codes(e.row, e.attack, (
-                        "missing-seeds", "weaker-than-noise", "more-steps-weaker",
-                        "larger-eps-weaker", "adaptive-weaker", "adaptive-equals-static",
-                        "not-adaptive", "exposure-ceiling")),
+                    flags=flags,
                     sort=e.exposure[metric].mean)
 
     def fairness(self, dataset: str) -> Table | None:

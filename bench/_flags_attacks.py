@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from bench._flags_common import Flag, by_goal, pair, ran
+from bench._flags_common import Flag, aims, by_goal, pair, ran
 from bench._flags_controls import CONTROLS, same_ball
 from bench.leaderboard import Board, Entry
 
@@ -91,18 +91,10 @@ def adaptive_equals_static(board: Board) -> Iterator[Flag]:
 
 
 def adaptive_weaker(board: Board) -> Iterator[Flag]:
-    """An attack that knows the defense does less harm than the same attack that does not."""
+    """An attack that knows the defense does less harm than the same attack that does not, over
+    the seeds that both have."""
     for static, adaptive in board.static_and_adaptive():
-        goal = adaptive.first.threat.get("goal")
-        if goal == "untargeted":
-            mine, other = pair(board, adaptive, static)
-            if mine > other:
+        for name, mine, other, more_is_harm in aims(board, adaptive, static):
+            if mine < other if more_is_harm else mine > other:
                 yield Flag("adaptive-weaker", adaptive.row, adaptive.attack,
-                           f"{mine:.4g} left against {other:.4g}")
-            continue
-        for metric in adaptive.exposure:
-            if metric in static.exposure:
-                mine, other = adaptive.exposure[metric].mean, static.exposure[metric].mean
-                if mine < other if goal == "push" else mine > other:
-                    yield Flag("adaptive-weaker", adaptive.row, adaptive.attack,
-                               f"{metric} {mine:.4g} against {other:.4g}")
+                           f"{name}{mine:.4g}{'' if name else ' left'} against {other:.4g}")

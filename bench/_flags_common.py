@@ -6,7 +6,10 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from bench._estimates import RANK
 from bench.leaderboard import Board, Entry, Row
+
+ADAPTIVE_FLAGS = ("adaptive-weaker", "adaptive-equals-static")
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,24 @@ def pair(board: Board, a: Entry, b: Entry, name: str = "") -> tuple[float, float
 def by_goal(board: Board, e: Entry, other: Entry) -> tuple[str, float, float, bool] | None:
     """What the attacks aim at, its two means over the seeds that both have, and whether more of
     it is more harm. None where the attack only reads, or nothing can be compared."""
+    return next(aims(board, e, other), None)
+
+
+def aims(board: Board, e: Entry, other: Entry) -> Iterator[tuple[str, float, float, bool]]:
+    """As `by_goal`, by every metric of what the attacks aim at: accuracy, or the exposure of
+    their targets at each cut-off and then their rank, of which less is more."""
     goal = e.first.threat.get("goal")
     names = [board.metric[e.row[0]]] if goal == "untargeted" else (
-        [m for m in e.exposure if m in other.exposure] if goal in ("push", "nuke") else [])
+        [*e.exposure, RANK] if goal in ("push", "nuke") else [])
     for name in names:
         mine, its = pair(board, e, other, name)
         if not math.isnan(mine):
-            return ("" if goal == "untargeted" else f"{name} "), mine, its, goal == "push"
-    return None
+            yield ("" if goal == "untargeted" else f"{name} ", mine, its,
+                   goal == ("nuke" if name == RANK else "push"))
+
+
+def met(entry: Entry) -> bool:
+    """Whether a detector says that it was trained on the very attack that it met: by name, or by
+    the rows that the attack makes where nobody reads ratings."""
+    return any((c.facts.get("defense") or {}).get("trained_on_evaluated_attack") is True
+               for c in entry.ok.values())

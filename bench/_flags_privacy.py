@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bench._cells import Cell
-from bench._flags_common import Flag, ran
+from bench._flags_common import Flag, met, ran
 from bench.leaderboard import Board
 
 PRIVACY_TOLERANCE = 0.01
@@ -59,9 +59,7 @@ def below_chance(board: Board) -> Iterator[Flag]:
 def met_before(board: Board) -> Iterator[Flag]:
     """A detector is judged on the attack that made its examples."""
     for e in ran(board):
-        seen = [c for c in e.ok.values()
-                if (c.facts.get("defense") or {}).get("trained_on_evaluated_attack") is True]
-        if seen:
+        if met(e):
             yield Flag("met-before", e.row, e.attack, f"trained with {e.first.attack.name}")
 
 
