@@ -170,8 +170,9 @@ def _named(model: PromptedModel) -> str:
 
 
 def _delimiters(prompt: Prompt) -> tuple[str, str]:
-    begin, end = prompt.item.split("{text}", 1)
-    return begin, end
+    from bench.text.templates import around
+
+    return around(prompt.item, "text")
 
 
 def _symbols(delimiter: str) -> str:

@@ -187,6 +187,44 @@ def test_braces_in_a_title_fill_nothing() -> None:
     assert text in p.before([text])
 
 
+def own_prompt(tmp_path: Path, **change: Any) -> str:
+    """The path of a prompt that is `yes-no` but for these texts; None: without it."""
+    import yaml
+
+    good = yaml.load(prompts.prompt_path("yes-no").read_text(), Loader=yaml.BaseLoader)
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({k: v for k, v in (good | change).items() if v is not None}))
+    return str(path)
+
+
+def test_every_text_of_a_prompt_is_read_the_same_way(tmp_path: Path) -> None:
+    """Doubled braces are text, in all of them, as Python's own `format` has it."""
+    texts = {"item": "{{{text}}} {text}", "history": '{{"t": "{item}"}} ',
+             "prefix": "{{}} {history}", "candidate": "{{item}} is {item}? {{{item}}}"}
+    p = prompts.load(own_prompt(tmp_path, **texts), "pointwise")
+    heat = texts["item"].format(text="He{at}")
+    assert heat == "{He{at}} He{at}"
+    assert p.titled("He{at}") == heat
+    assert p.before(["He{at}"] * 2) == texts["prefix"].format(
+        history=2 * texts["history"].format(item=heat))
+    lead, text, follow = p.after("He{at}")
+    assert (lead, text) == ("{item} is {", "He{at}")
+    assert lead + text + follow == texts["candidate"].format(item=heat)
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"candidate": "{{item}}?"}, r"where \{item\} goes"),
+    ({"item": "{{text}}"}, r"where \{text\} goes"), ({"history": "{{item}}"}, "where"),
+    ({"candidate": "{item!r:>20}"}, r"\{item!r:>20\} is no slot.* as in \{item\}"),
+    ({"prefix": "{history:>9}"}, "no slot"), ({"candidate": "{item} or {first}"}, "kind pointwise"),
+    ({"item": "{text.upper}"}, r"no slot \{text.upper\}"), ({"history": "{}{item}"}, "no slot")])
+def test_slots_are_what_is_read_as_one(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    path = own_prompt(tmp_path, **change)
+    with pytest.raises(InputError, match=said) as error:
+        prompts.load(path, "pointwise")
+    assert path in str(error.value)
+
+
 @pytest.mark.parametrize(("change", "said"), [
     ({"candidate": "no slot"}, "{item} goes"), ({"kind": "poem"}, "no kind of prompt"),
     ({"prefix": "{history} {nope}"}, r"no slot \{nope\}"), ({"version": "one"}, "whole number"),
@@ -194,15 +232,10 @@ def test_braces_in_a_title_fill_nothing() -> None:
     ({"prefix": "{history"}, "prefix")])
 def test_a_mistake_in_a_prompt_file_is_named(tmp_path: Path, change: dict[str, Any],
                                              said: str) -> None:
-    import yaml
-
-    good = yaml.load(prompts.prompt_path("yes-no").read_text(), Loader=yaml.BaseLoader)
-    made = {k: v for k, v in (good | change).items() if v is not None}
-    path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump(made))
+    path = own_prompt(tmp_path, **change)
     with pytest.raises(InputError, match=said) as error:
-        prompts.load(str(path), "pointwise")
-    assert str(path) in str(error.value)
+        prompts.load(path, "pointwise")
+    assert path in str(error.value)
 
 
 def test_a_prompt_of_the_users_own_and_its_text_in_the_key(tmp_path: Path) -> None:

@@ -63,9 +63,10 @@ class P5(PromptedModel, Tuned):
 
     def the_prompt(self) -> Prompt:
         from bench.text.prompts import load
+        from bench.text.templates import slots
 
         found = load(self._prompt_name(), self.asks)
-        if ("{items}" in found.candidate) != (self.family == "direct-list"):
+        if ("items" in slots(found.candidate)) != (self.family == "direct-list"):
             raise InputError(f"prompt {self._prompt_name()!r} does not ask what family "
                              f"{self.family} asks", key="prompt", hint="{items} stands in the "
                              "candidate of direct-list, {item} in that of the others")

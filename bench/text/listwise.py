@@ -15,7 +15,7 @@ from bench.data import Dataset, Ints
 from bench.errors import InputError
 from bench.text.answers import completed, parse
 from bench.text.asking import AskingRecommender, label_tokens
-from bench.text.prompts import _fill
+from bench.text.templates import fill, slots
 
 if TYPE_CHECKING:
     from bench.api import Context
@@ -53,9 +53,9 @@ class ListReader(AskingRecommender):
     def question(self, items: Sequence[int]) -> list[int]:
         """Token ids of what follows the prefix when these items are shown in this order."""
         p = self.prompt
-        lines = (_fill(p.line, label=label, item=p.titled(self.text_of(i)))
+        lines = (fill(p.line, label=label, item=p.titled(self.text_of(i)))
                  for label, i in zip(self.labels(len(items)), items, strict=True))
-        return self.language.ids(self.closed(_fill(p.candidate, items="".join(lines))))
+        return self.language.ids(self.closed(fill(p.candidate, items="".join(lines))))
 
     @contextlib.contextmanager
     def before(self, history: Ints, candidates: Ints) -> Iterator[list[int]]:
@@ -70,7 +70,7 @@ class ListReader(AskingRecommender):
                     + (self.plugin.tokens if writes else 0))
 
         def begin(room: int) -> list[int]:
-            if "{example}" not in self.prompt.prefix:
+            if "example" not in slots(self.prompt.prefix):
                 return self.prefix(history, room=room)
             last = self.prompt.titled(self.text_of(history[-1])) if len(history) else \
                 "(nothing yet)"

@@ -17,7 +17,7 @@ from bench.text.asking import label_tokens
 from bench.text.examples import Examples
 from bench.text.likelihood import check_answers, chunks, first_logits
 from bench.text.p5_ids import IdWriter
-from bench.text.prompts import _fill
+from bench.text.templates import fill
 from bench.text.tuning import apply_tuning
 
 if TYPE_CHECKING:
@@ -86,9 +86,9 @@ class P5Recommender(IdWriter):
         p = self.prompt
 
         def question() -> list[int]:
-            lines = (_fill(p.line, label=str(n + 1), item=p.titled(self.text_of(i)))
+            lines = (fill(p.line, label=str(n + 1), item=p.titled(self.text_of(i)))
                      for n, i in enumerate(items))
-            return self.language.ids(_fill(p.candidate, items="".join(lines)))
+            return self.language.ids(fill(p.candidate, items="".join(lines)))
 
         with self.fitting(items, list(history), lambda: len(question()),
                           lambda room: self.source(user, history, room)) as source:

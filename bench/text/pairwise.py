@@ -13,7 +13,7 @@ from bench.data import Dataset, Ints
 from bench.errors import InputError
 from bench.text.asking import AskingRecommender
 from bench.text.likelihood import check_answers, margins
-from bench.text.prompts import _fill
+from bench.text.templates import fill, slots
 
 if TYPE_CHECKING:
     from bench.api import Context
@@ -27,7 +27,7 @@ class PairwiseRecommender(AskingRecommender):
 
     def __init__(self, hyper: Pairwise, data: Dataset, ctx: Context) -> None:
         super().__init__(hyper, data, ctx)
-        if "{second}" not in self.prompt.candidate:
+        if "second" not in slots(self.prompt.candidate):
             raise InputError(f"prompt {self.prompt.name!r} does not say where {{second}} goes",
                              key="prompt", hint="a pairwise prompt has {first} and {second}")
         self.answers = check_answers(self.language, self.prompt.yes, self.prompt.no)
@@ -36,7 +36,7 @@ class PairwiseRecommender(AskingRecommender):
         """Token ids of what follows the prefix for these two items in this order."""
         p = self.prompt
         one, other = (p.titled(self.text_of(i)) for i in (first, second))
-        return self.language.ids(self.closed(_fill(p.candidate, first=one, second=other)))
+        return self.language.ids(self.closed(fill(p.candidate, first=one, second=other)))
 
     def preferred(self, prefix: list[int], pairs: Sequence[tuple[int, int]]) -> Tensor:
         """How far the first item of each pair is preferred, in [0, 1], ½ where undecided: the

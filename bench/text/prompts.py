@@ -11,13 +11,13 @@
     no: [" No", " no"]
 
 What stands in `prefix` is computed once per user, what stands in `candidate` once per candidate.
+A brace that is text is written twice, {{ or }}; a slot is a name alone, with no conversion.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from typing import Any
 import yaml
 
 from bench.errors import InputError, nearest, one_line
+from bench.text.templates import around, fill, slots
 
 FOLDER = Path(__file__).parent / "prompts"
 KINDS = ("pointwise", "title", "listwise", "pairwise", "seq2seq")
@@ -33,6 +34,7 @@ _SLOTS = {"item": {"text"}, "history": {"item"},
           "prefix": {"about", "history", "disliked", "last", "example", "attributes"},
           "disliked": {"history"},
           "candidate": {"item", "items", "first", "second"}, "line": {"label", "item"}}
+_TWICE = "a brace that is text is written twice: {{ or }}"
 
 
 @dataclass(frozen=True)
@@ -69,30 +71,23 @@ class Prompt:
 
     def titled(self, text: str) -> str:
         """The text of an item as the prompt sets it."""
-        return self.item.replace("{text}", text)
+        return fill(self.item, text=text)
 
     def before(self, history: Sequence[str], example: str = "", attributes: str = "",
                about: str = "", disliked: Sequence[str] = ()) -> str:
         """The prefix for the texts of liked and of disliked items, oldest first."""
-        lines, others = ("".join(self.history.replace("{item}", self.titled(t)) for t in texts)
+        lines, others = ("".join(fill(self.history, item=self.titled(t)) for t in texts)
                          for texts in (history, disliked))
-        return _fill(self.prefix, history=lines or "(nothing yet)\n", example=example,
-                     attributes=attributes, about=about,
-                     disliked=_fill(self.disliked, history=others) if others else "",
-                     last=self.titled(history[-1]) if history else "(nothing yet)")
+        return fill(self.prefix, history=lines or "(nothing yet)\n", example=example,
+                    attributes=attributes, about=about,
+                    disliked=fill(self.disliked, history=others) if others else "",
+                    last=self.titled(history[-1]) if history else "(nothing yet)")
 
     def after(self, text: str) -> tuple[str, str, str]:
         """The suffix for one candidate: what stands before its text, the text, what follows."""
-        lead, follow = self.candidate.split("{item}", 1)
-        begin, end = self.item.split("{text}", 1)
-        return _fill(lead) + begin, text, end + _fill(follow, item=self.titled(text))
-
-
-def _fill(template: str, **values: str) -> str:
-    """The template with its slots filled, in one pass: a title with braces fills nothing."""
-    return "".join(text + (values[slot] if slot in values else
-                           "" if slot is None else "{" + slot + "}")
-                   for text, slot, _, _ in string.Formatter().parse(template))
+        lead, follow = around(self.candidate, "item", item=self.titled(text))
+        begin, end = around(self.item, "text", text=text)
+        return lead + begin, text, end + follow
 
 
 def known() -> list[str]:
@@ -188,28 +183,24 @@ def _check(p: Prompt, path: str) -> None:
     if p.kind not in KINDS:
         raise InputError(f"{p.kind!r} is no kind of prompt", file=path, key="kind",
                          hint=nearest(p.kind, KINDS))
-    for key, slots in _SLOTS.items():
-        text = getattr(p, key)
-        try:
-            used = {s for _, s, _, _ in string.Formatter().parse(text) if s is not None}
-        except ValueError as error:
-            raise InputError(f"{key!r}: {error}", file=path, key=key,
-                             hint="a brace that is text is written twice: {{ or }}"
-                             ) from error
-        if used - slots:
-            raise InputError(f"{key!r} has no slot {{{min(used - slots)}}}", file=path, key=key,
-                             hint="slots: " + ", ".join(f"{{{s}}}" for s in sorted(slots))
-                             + "; a brace that is text is written twice: {{ or }}")
-    needed = {"item": "{text}", "history": "{item}", "prefix": "{history}",
-              "candidate": {"listwise": "{items}", "pairwise": "{first}"}.get(p.kind, "{item}")}
+    asked = {key: _slots(p, key, path) for key in _SLOTS}
+    needed = {"item": {"text"}, "history": {"item"}, "prefix": {"history"},
+              "candidate": {"listwise": {"items"}, "pairwise": {"first"}}.get(p.kind, {"item"})}
     if p.disliked:
-        needed["disliked"] = "{history}"
-    if p.kind == "seq2seq" and "{items}" in p.candidate:
-        needed["candidate"] = "{items}"
-    for key, slot in needed.items():
-        if slot not in getattr(p, key):
-            raise InputError(f"{key!r} does not say where {slot} goes", file=path, key=key)
-    if bool(p.disliked) != ("{disliked}" in p.prefix):
+        needed["disliked"] = {"history"}
+    if p.kind == "seq2seq" and "items" in asked["candidate"]:
+        needed["candidate"] = {"items"}
+    for key, wanted in needed.items():
+        if wanted - asked[key]:
+            raise InputError(f"{key!r} does not say where {{{min(wanted - asked[key])}}} goes",
+                             file=path, key=key, hint=_TWICE)
+    more = asked["candidate"] - needed["candidate"] - (
+        {"second"} if p.kind == "pairwise" else set())
+    if more:
+        raise InputError(f"'candidate' has no slot {{{min(more)}}} in a prompt of kind {p.kind} "
+                         f"with {{{min(needed['candidate'])}}}", file=path, key="candidate",
+                         hint=_TWICE)
+    if bool(p.disliked) != ("disliked" in asked["prefix"]):
         raise InputError("'disliked' and the place {disliked} in 'prefix' need each other",
                          file=path, key="disliked", hint="see "
                          "bench/text/prompts/likes-dislikes.yaml")
@@ -219,3 +210,16 @@ def _check(p: Prompt, path: str) -> None:
     if p.kind == "pointwise" and not (p.yes and p.no):
         raise InputError("a pointwise prompt names the texts that count as yes and as no",
                          file=path, key="yes", hint='yes: [" Yes"]')
+
+
+def _slots(p: Prompt, key: str, path: str) -> frozenset[str]:
+    """The slots of this text of the prompt, all of which it may have."""
+    try:
+        used = slots(getattr(p, key))
+    except ValueError as error:
+        raise InputError(f"{key!r}: {error}", file=path, key=key, hint=_TWICE) from error
+    if used - _SLOTS[key]:
+        raise InputError(f"{key!r} has no slot {{{min(used - _SLOTS[key])}}}", file=path, key=key,
+                         hint="slots: " + ", ".join(f"{{{s}}}" for s in sorted(_SLOTS[key]))
+                         + "; " + _TWICE)
+    return used

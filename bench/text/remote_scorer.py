@@ -14,10 +14,10 @@ from bench.errors import InputError
 from bench.text.answers import completed, parse
 from bench.text.counting import Counting
 from bench.text.language import Language
-from bench.text.prompts import _fill
 from bench.text.remote import Endpoint, margin
 from bench.text.remote_http import RemoteError
 from bench.text.scorer import PromptRecommender
+from bench.text.templates import fill, slots
 
 if TYPE_CHECKING:
     from bench.api import Context
@@ -130,7 +130,7 @@ class RemoteListwiseRecommender(RemoteRecommender):
 
     def prefix_text(self, history: Ints) -> str:
         """The prefix; a prompt with {example} gets the last item there, the history loses it."""
-        if "{example}" not in self.prompt.prefix:
+        if "example" not in slots(self.prompt.prefix):
             return self.before(history)
         last = self.prompt.titled(self.texts[int(history[-1])]) if len(history) else \
             "(nothing yet)"
@@ -138,6 +138,6 @@ class RemoteListwiseRecommender(RemoteRecommender):
 
     def _question(self, texts: list[str], labels: list[str]) -> str:
         p = self.prompt
-        lines = (_fill(p.line, label=label, item=p.titled(text))
+        lines = (fill(p.line, label=label, item=p.titled(text))
                  for label, text in zip(labels, texts, strict=True))
-        return _fill(p.candidate, items="".join(lines))
+        return fill(p.candidate, items="".join(lines))
