@@ -107,6 +107,7 @@ class TorchAttacks(EmbeddingAttack):
     n_queries: int = param(300, "queries of Square, for each user", low=1)
     c: float = param(10.0, "weight of the misclassification in CW", above=0)
     copies: int = param(COPIES, WHAT_COPIES, low=1)
+    oracle_by: ClassVar[str | None] = "item"
     aims_at_loss: ClassVar[bool] = False
     threat: ClassVar[ThreatModel] = ThreatModel("test-param", "white", "untargeted", False)
 

@@ -39,9 +39,10 @@ FAMILIES: dict[str, str] = {
 
 
 def checks(cls: type[Plugin]) -> list[Callable[[Lab], None]]:
-    from bench import _contracts_seeds
+    from bench import _contracts_oracle, _contracts_seeds
 
-    found: list[Callable[[Lab], None]] = [threat_model, *_contracts_seeds.checks(cls)]
+    found: list[Callable[[Lab], None]] = [threat_model, *_contracts_seeds.checks(cls),
+                                          *_contracts_oracle.checks(cls)]
     for base, module in FAMILIES.items():
         if any(b.__name__ == base for b in cls.__mro__):
             found += importlib.import_module(module).checks(cls)

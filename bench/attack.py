@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from abc import ABC
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -67,9 +66,13 @@ class Attack(Plugin, ABC):
 
     Those classes write `before_training` or `after_training` and keep the budget in them; an
     author writes the one method that the class asks for.
+
+    `oracle_by` names the parameter that shows it the test positives where its value is "test";
+    None where there is no such parameter.
     """
 
     kind: ClassVar[str] = "attacks"
+    oracle_by: ClassVar[str | None] = None
     threat: ClassVar[ThreatModel]
 
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
@@ -113,9 +116,10 @@ class Attack(Plugin, ABC):
 
     @property
     def sees_test(self) -> bool:
-        """Whether it is an oracle: a parameter (`source: test`, `item: test`) shows it the test
-        positives, which no attacker has. Nothing that sees them is compared with what does not."""
-        return any(getattr(self, f.name) == "test" for f in dataclasses.fields(self))
+        """Whether it is an oracle: the parameter named by `oracle_by` (`source: test`) shows it
+        the test positives, which no attacker has. Nothing that sees them is compared with what
+        does not. A class that always sees them says so here."""
+        return self.oracle_by is not None and getattr(self, self.oracle_by, None) == "test"
 
     def aims(self, data: Dataset, ctx: Context) -> Ints | None:
         """The item indices it promotes or demotes, or None."""

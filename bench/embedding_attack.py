@@ -40,6 +40,7 @@ class EmbeddingAttack(InsideAttack):
     norm: str = param("l2", "norm of the ball: l2, or linf (largest coordinate)",
                       choices=("l2", "linf"))
     tables: str = param("both", "whose vectors are perturbed", choices=("both", "user", "item"))
+    oracle_by: ClassVar[str | None] = "source"
     aims_at_loss: ClassVar[bool] = True  # or at what stands in the lists
     threat: ClassVar[ThreatModel] = ThreatModel("test-param", "white", "untargeted", False)
 
@@ -52,8 +53,9 @@ class EmbeddingAttack(InsideAttack):
             model: trained, in evaluation mode, or what stands for it as it is served
                 (`bench.served`); `model.tables()` lists its tables.
             radii: table key -> radius in the declared norm, for the tables under attack.
-            data: genuine data, as evaluation masks and looks for; what the model was trained on,
-                after a defense cleaned it, is `model.data`.
+            data: genuine data, as evaluation masks; what the model was trained on, after a
+                defense cleaned it, is `model.data`. Neither holds a test row unless the attack
+                is a declared oracle (`oracle_by`).
             ctx: for randomness, by name.
 
         Returns:
@@ -117,6 +119,7 @@ class EmbeddingAttack(InsideAttack):
         """
         import torch
 
+        from bench.blind import blind, shown
         from bench.perturb import row_norms
 
         radii = self.radii(model) if radii is None else radii
@@ -126,8 +129,8 @@ class EmbeddingAttack(InsideAttack):
                               f"{', '.join(sorted(set(radii) - set(tables)))}")
         if self.eps == 0:
             return {k: torch.zeros_like(t.rows()) for k, t in tables.items()}
-        with model.evaluating():
-            made = self.delta(model, radii, data, ctx)
+        with model.evaluating(), blind(self, model):
+            made = self.delta(model, radii, shown(self, data), ctx)
         if set(made) != set(radii):
             raise PluginError(f"{self.name}: perturbs {sorted(made)}, and {sorted(radii)} were "
                               "asked for")

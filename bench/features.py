@@ -55,7 +55,8 @@ class FeatureAttack(InsideAttack):
             table: the feature vectors of all items.
             targets: item indices.
             radius: in the declared norm.
-            data: genuine data, as evaluation masks.
+            data: genuine data, as evaluation masks. It holds no test row, as the model holds
+                none, unless the attack is a declared oracle (`oracle_by`).
         """
 
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
@@ -110,14 +111,16 @@ class FeatureAttack(InsideAttack):
         """The checked perturbation of the whole table: zero but for the targets."""
         import torch
 
+        from bench.blind import blind, shown
         from bench.perturb import row_norms
 
         _, table = _features(model)
         whole = torch.zeros_like(table.rows())  # (items, width)
         if self.eps == 0:
             return whole
-        with model.evaluating():
-            made = self.delta(model, table, targets.copy(), radius, data, ctx).detach()
+        with model.evaluating(), blind(self, model):
+            made = self.delta(model, table, targets.copy(), radius, shown(self, data),
+                              ctx).detach()
         if made.shape != (len(targets), whole.shape[1]):
             raise PluginError(f"{self.name}: {len(targets)} targets have vectors of width "
                               f"{whole.shape[1]}, its perturbation is {tuple(made.shape)}")

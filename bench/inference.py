@@ -19,6 +19,7 @@ from bench.context import Context
 from bench.data import Dataset, Floats, Interactions, Ints
 from bench.errors import CannotActError, PluginError
 from bench.plugin import param
+from bench.stages import without_test
 
 if TYPE_CHECKING:
     from bench.api import ModelPlugin
@@ -53,7 +54,7 @@ class Candidates:
     """Pairs of user and item, some of which were trained on; (n,) each.
 
     Attributes:
-        background: the train data without any of the pairs.
+        background: the train data without any of the pairs; it holds no test row.
     """
 
     users: Ints
@@ -198,7 +199,7 @@ def matched_pairs(data: Dataset, count: int, ctx: Context
     what = np.array(members + others, np.int64)
     is_member = np.arange(len(who)) < len(users)
     order = rng.permutation(len(who))
-    background = _without(data, who[is_member], what[is_member])
+    background = without_test(_without(data, who[is_member], what[is_member]))
     return Candidates(who[order], what[order], background), is_member[order]
 
 
@@ -227,7 +228,8 @@ def held_out_pairs(data: Dataset, count: int, ctx: Context
         raise CannotActError("no user has two train positives, of which one could be held out")
     is_member = rng.permutation(np.arange(len(keys)) % 2 == 0)
     users, items = keys // data.n_items, keys % data.n_items
-    return Candidates(users, items, _without(data, users, items)), is_member
+    background = without_test(_without(data, users, items))
+    return Candidates(users, items, background), is_member
 
 
 def _without(data: Dataset, users: Ints, items: Ints) -> Dataset:

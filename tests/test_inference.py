@@ -125,6 +125,14 @@ def rows_of(data: Dataset, users: list[int], items: list[int]) -> Dataset:
     return data.replace(train=rows, valid=data.valid[:0], test=data.test[:0])
 
 
+@pytest.mark.parametrize("draw", [matched_pairs, held_out_pairs])
+def test_who_judges_candidates_is_handed_no_test_row(data: Dataset, draw: Any) -> None:
+    candidates, _ = draw(data, 100, Context(0))
+    assert len(data.test)
+    assert not len(candidates.background.test)
+    assert len(candidates.background.valid) == len(data.valid)
+
+
 def test_a_members_own_row_counts_in_no_popularity(data: Dataset) -> None:
     """Half of the items are taken by five users and half by four. A member that five took was
     taken by four others, and so its partner by four: never by five, of which its own user is

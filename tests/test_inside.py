@@ -101,6 +101,35 @@ def test_the_attacks_on_vectors_that_can_see_them_are_among_them() -> None:
     assert {n for n, _ in ORACLES} >= {"fgsm", "pgd", "mim", "msap-published", "torchattacks"}
 
 
+def test_only_a_declared_oracle_is_handed_test_rows() -> None:
+    """Of the data, of the model and of what stands for it as served; all come back."""
+    from bench.attacks.pgd import PGD
+
+    handed: list[tuple[int, ...]] = []
+
+    class Looks(PGD):
+        name = "looks"
+
+        def delta(self, model: Any, radii: Any, data: Any, ctx: Any) -> Any:
+            inside = getattr(model, "base", model)
+            handed.append((len(data.test), len(model.data.test), len(inside.data.test)))
+            return super().delta(model, radii, data, ctx)
+
+    macr: Any = REGISTRY.make("defenses", {"name": "macr"})
+    for model in (fit(bprmf(), blocks()), fit(bprmf(), blocks(), defense=macr)):
+        rows = len(blocks().test)
+        for source, expected in (("train", (0, 0, 0)), ("test", (rows,) * 3)):
+            plugin = Looks(steps=1, source=source)
+            target: Any = plugin.stand_in(model, Context(0))
+            whole = target.data.replace(test=blocks().test)
+            target.data = whole
+            getattr(target, "base", target).data = whole
+            plugin.perturbation(target, blocks(), Context(0))
+            assert handed.pop() == expected
+            assert target.data is whole
+            assert "batches" not in vars(target)
+
+
 # -- parameters that would change nothing --------------------------------------------------------
 
 @pytest.mark.parametrize("name", sorted(SUITABLE))

@@ -198,3 +198,15 @@ def test_the_threat_model_says_who_sees_test_positives() -> None:
     said = {c.attack.label(): c.header()["threat"]["oracle"] for c in plan.cells}
     assert said["fgsm(source=test)"] is True
     assert said["fgsm"] is False
+
+
+def test_a_parameter_that_happens_to_say_test_makes_no_oracle() -> None:
+    """A trigger word, a segment and an attribute may be called so."""
+    from bench.registry import Registry
+
+    registry = Registry()
+    for name, params in (("backdoor-titles", {"trigger": "test"}),
+                         ("segment-profiles", {"by": "test"}),
+                         ("attribute-inference", {"attribute": "test"})):
+        made = registry.make("attacks", {"name": name, "params": params})
+        assert not made.sees_test, name  # type: ignore[attr-defined]

@@ -367,7 +367,9 @@ def test_the_items_and_masks_are_those_of_genuine_rows_whatever_was_trained_on()
 
     with under_attack(Looks(), model, Prepared(data, data, cleaned, None), Context(0)):
         pass
-    assert seen[0] is data
+    assert seen[0].train is data.train
+    assert seen[0].valid is data.valid
+    assert not len(seen[0].test)
     with under_attack(attack, model, Prepared(data, data, cleaned, None), Context(0)) as found:
         assert found.facts["item_in_list"] == 1.0
     chosen, masked = attack._chosen(model, data, users)
