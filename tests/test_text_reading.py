@@ -77,14 +77,15 @@ def test_tokens_added_by_hand_and_looked_for_in_normalised_text() -> None:
 
 def test_control_tokens_that_no_tokenizer_calls_special() -> None:
     lm = load("tiny-random", "causal", corpus=CORPUS)
-    added = ["<start_of_image>", "<|fim|>", "[multimodal]", "<think>", "<b>", "</td>", "e.g."]
+    added = ["<start_of_image>", "<|fim|>", "[multimodal]", "<think>", "</think>", "<image>",
+             "<u>", "<b>", "</td>", "e.g."]
     lm.tokenizer.add_tokens(added)
-    lm.tokenizer.chat_template = "{{ messages }}<think>"
+    lm.tokenizer.chat_template = "{{ messages }}<u>"
     ids = {t: lm.tokenizer.convert_tokens_to_ids(t) for t in added}
     for token in added:
         text = f"Heat {token} two"
         assert ids[token] in lm.ids(text)
-        if token in added[:4]:
+        if token in added[:7]:
             assert ids[token] not in lm.ids(lm.plain(text)), token
         else:
             assert lm.plain(text) == text
