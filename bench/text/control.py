@@ -17,14 +17,13 @@ import unicodedata
 from typing import Any
 
 _BRACKETED = re.compile(r"<.*>|\[.*\]|\{.*\}|\|.*\|", re.DOTALL)
-_TAG = re.compile(r"</?([a-z][a-z0-9]*)>")
-_HTML = frozenset(
-    "a abbr article aside b blockquote body br button caption center cite code col colgroup dd del "
-    "div dl dt em figcaption figure font footer form h1 h2 h3 h4 h5 h6 head header hr html i "
-    "iframe img input ins kbd label li link main mark meta nav ol option p pre q s samp script "
-    "section select small span strike strong style sub sup svg table tbody td textarea tfoot th "
-    "thead title tr tt u ul var".split())
-"""Names of the tags of HTML that stand in texts; an added "<think>" or "<image>" is none, and
+_HTML = re.compile(
+    r"</?(a|abbr|article|aside|b|blockquote|body|br|button|caption|center|cite|code|col|colgroup|"
+    r"dd|del|div|dl|dt|em|figcaption|figure|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|"
+    r"img|input|ins|kbd|label|li|link|main|mark|meta|nav|ol|option|p|pre|q|s|samp|script|section|"
+    r"select|small|span|strike|strong|style|sub|sup|svg|table|tbody|td|textarea|tfoot|th|thead|"
+    r"title|tr|tt|u|ul|var)>")
+"""The tags of HTML that stand in texts; an added "<think>" or "<image>" is none, and
 neither is "<s>" where a tokenizer calls it special."""
 
 
@@ -76,8 +75,7 @@ def _controls(token: str, template: str) -> bool:
     """Whether an added token that is not called special is one of control."""
     if not _BRACKETED.fullmatch(token):
         return False
-    tag = _TAG.fullmatch(token)
-    return token in template or tag is None or tag[1] not in _HTML
+    return token in template or not _HTML.fullmatch(token)
 
 
 def _any(texts: list[str]) -> re.Pattern[str] | None:
