@@ -151,14 +151,18 @@ def test_list_tells_broken_files(capsys, tmp_path):
     json.loads(capsys.readouterr().out)
 
 
-def test_list_answers_in_under_a_second_without_heavy_imports():
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    code = ("import sys; from bench.cli import main; main(['list']);"
-            "assert not {'torch', 'pandas', 'scipy', 'recbole', 'rich'} & set(sys.modules)")
-    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # processor time: the machine may be busy with something else
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
+def test_list_imports_nothing_heavy_and_takes_less_than_what_it_leaves_out():
+    """Processor time, side by side: the machine may be busy with something else."""
+    def cost(code):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    heavy = "import torch"
+    listed = ("import sys; from bench.cli import main; main(['list']);"
+              "assert not {'torch', 'pandas', 'scipy', 'recbole', 'rich'} & set(sys.modules)")
+    assert cost(listed) < cost(heavy)
 
 
 def test_show_an_attack(capsys):
