@@ -239,4 +239,7 @@ def attack_cost(b: Builder, dataset: str) -> Table | None:
                  ["model", "defense", "attack", *(name for name, _ in columns)], rows, fixed=3,
                  numeric_from=3, kind="attack-cost",
                  notes=["attack s: making it, on this row; queries: users whose lists the attack "
-                        "read and rows whose loss it differentiated, of the attacked model"])
+                        "read and rows whose loss it differentiated, of the attacked model",
+                        "peak MB: of the attack and the evaluation under it, and of the training "
+                        "only where the attack has one of its own; on a CPU the whole process, "
+                        "with all that earlier work left in it"])

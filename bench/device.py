@@ -58,24 +58,45 @@ def computing(threads: int, device: str) -> Iterator[None]:
 
 
 class Memory:
-    """Peak memory in MB since the start of a job.
+    """Peak memory in MB since the start of a job, or of a part of it.
 
     On a GPU: torch's peak of allocated memory. Elsewhere: the largest resident size of the
-    whole process, libraries included. Linux lets a process restart that mark at the start of a
-    job; where this is not possible, the mark is the process's own since its start.
+    whole process, libraries included. Linux lets a process restart that mark, at what is resident
+    then: what earlier parts loaded and did not give back counts on. Where this is not possible,
+    the mark is the process's own since its start.
     """
 
     def __init__(self, device: str) -> None:
         self.device = device
-        if device.startswith("cuda"):
+        self._before = 0.0  # of this part, before a part of its own restarted the mark
+        self._restart()
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """Inside, `peak` is that since the start of this block; after it, as if there had been
+        none."""
+        before = self.peak()
+        self._before = 0.0
+        self._restart()
+        try:
+            yield
+        finally:
+            self._before = max(before, self.peak())
+
+    def peak(self) -> float:
+        """The largest so far."""
+        return max(self._before, self._marked())
+
+    def _restart(self) -> None:
+        if self.device.startswith("cuda"):
             import torch
 
-            torch.cuda.reset_peak_memory_stats(device)
+            torch.cuda.reset_peak_memory_stats(self.device)
         else:
             with contextlib.suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")
 
-    def peak(self) -> float:
+    def _marked(self) -> float:
         if self.device.startswith("cuda"):
             import torch
 

@@ -23,6 +23,7 @@ from bench.errors import BenchError, CannotActError, InputError, one_line
 from bench.keys import plain
 from bench.results import Folder, cell_json
 from bench.store import Store
+from bench.warm import import_what_it_names
 
 if TYPE_CHECKING:
     from bench.api import Attack, DatasetPlugin, Defense, ModelPlugin
@@ -159,8 +160,10 @@ class _Run:
         self.ctx = Context(self.job["seed"], self.device)
         self.defense: Defense = self._make("defenses", self.job["defense"])
         prepared, costs, notes = self._prepare()
+        prepared_mb = self.memory.peak()
         model, fit, spent = self._trained(prepared)
         costs |= spent
+        costs["peak_memory_mb"] = max(costs["peak_memory_mb"], prepared_mb)
         start = time.perf_counter()
         model = harden(model, prepared, self.defense, self.ctx)
         costs["defense_seconds"] += time.perf_counter() - start
@@ -171,12 +174,19 @@ class _Run:
                                **self.defense.served_facts(model)})
         for cell in self.job["cells"]:
             try:
-                self._cell(cell, model, prepared, fit, defense_facts, privacy, dict(costs), notes)
+                with self.memory.apart():  # not of the cells before
+                    self._cell(cell, model, prepared, fit, defense_facts, privacy, dict(costs),
+                               notes)
             except (Exception, SystemExit) as error:
                 self._fail(cell["header"], error)
 
     def _make(self, kind: str, spec: Mapping[str, Any] | None) -> Any:
-        return None if spec is None else self.registry.make(kind, spec)
+        if spec is None:
+            return None
+        made = self.registry.make(kind, spec)
+        if kind in ("attacks", "defenses"):
+            import_what_it_names(type(made))  # before their seconds are counted
+        return made
 
     def _prepare(self) -> tuple[Prepared, dict[str, Any], dict[str, Any]]:
         """The data of the training; what attack and defense cost there; the attack's notes."""
@@ -247,11 +257,13 @@ class _Run:
 
         self.tell("training")
         start = time.perf_counter()
-        fit = train(model, defense, progress)
-        synchronise(self.device)
+        with self.memory.apart():  # the undefended model's is no matter of who had it trained
+            fit = train(model, defense, progress)
+            synchronise(self.device)
+            peak = self.memory.peak()
         seconds = time.perf_counter() - start
         meta: dict[str, Any] = plain({"fit": dataclasses.asdict(fit), "seconds": seconds,
-                                      "peak_memory_mb": self.memory.peak(),
+                                      "peak_memory_mb": peak,
                                       "device": device_name(self.device)})
         self.store.save_model(key, model.state(), meta)
         return meta
@@ -287,9 +299,12 @@ class _Run:
             facts["scoring"] = plain(scoring)
         attack_facts = dict(struck.facts)
         costs["queries"] = attack_facts.pop("queries")
+        # the training is none of what is done to a trained model
+        own = attack.name != "none" and not attack.trains
+        peaks = [self.memory.peak(), *([] if own else [costs["peak_memory_mb"]])]
         costs |= {"score_seconds": facts.pop("score_seconds", math.nan),
                   "score_users_per_s": facts.pop("score_users_per_s", math.nan),
-                  "peak_memory_mb": max(costs["peak_memory_mb"], self.memory.peak()),
+                  "peak_memory_mb": max(peaks),
                   "device": device_name(self.device)}
         facts |= {"n_users": data.n_users, "n_items": data.n_items,
                   "n_fake": prepared.attacked.n_fake, "data_notes": data.notes,
