@@ -6,7 +6,16 @@ from typing import ClassVar
 
 import numpy as np
 
-from bench.api import Context, Dataset, ModelPlugin, Profile, ProfileAttack, ThreatModel, param
+from bench.api import (
+    Context,
+    Dataset,
+    Defense,
+    ModelPlugin,
+    Profile,
+    ProfileAttack,
+    ThreatModel,
+    param,
+)
 from bench.data import Ints
 from bench.errors import CannotActError, PluginError
 
@@ -47,6 +56,9 @@ class ProbeProfiles(ProfileAttack):
     rounds: int = param(3, "how often the fakes read their lists; each time trains the attacked "
                         "system anew", low=1)
     threat: ClassVar[ThreatModel] = ThreatModel("train-poison", "black", "push")
+
+    def unseen(self, defense: Defense, data: Dataset) -> None:
+        return None  # the lists that it reads are those of the defended system
 
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
         if self.length and self.length <= self.targets + self.seeds:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from bench.api import Context, Dataset, ModelPlugin, Profile, ProfileAttack, param
+from bench.api import Context, Dataset, Defense, ModelPlugin, Profile, ProfileAttack, param
 from bench.data import Ints
 
 if TYPE_CHECKING:
@@ -27,8 +27,10 @@ class SequencePoisoning(ProfileAttack):
 
     The surrogate is a model of RecBole trained on the rows the attacker sees, from a seed of the
     attacker's (in the paper one extracted from the victim); white: the attacked pipeline itself,
-    with its own seed. `co-visitation-profiles` is
-    the same without a model, with popular items before targets.
+    with its own seed, as it is served where that has slopes: the mean over the attacker's own
+    noise under randomised smoothing. Where what is served has none, the model inside is
+    differentiated, and the attack is not called adaptive, unless `adaptive`.
+    `co-visitation-profiles` is the same without a model, with popular items before targets.
 
     Budget: round(budget · genuine users) fakes, `length` items each, targets included.
 
@@ -62,6 +64,11 @@ class SequencePoisoning(ProfileAttack):
             return f"{data.name} has no times, so that histories have no order"
         return super().unfit(model, data)
 
+    def unseen(self, defense: Defense, data: Dataset) -> str | None:
+        if self.knowledge == "white" and not self.adaptive:
+            return defense.unseen()
+        return super().unseen(defense, data)
+
     def profiles(self, data: Dataset, targets: Ints, lengths: Ints,
                  ctx: Context) -> list[Profile]:
         from bench.positions import Reader
@@ -90,12 +97,14 @@ class SequencePoisoning(ProfileAttack):
     def _model(self, data: Dataset, ctx: Context) -> TorchRecommender:
         """What slopes are taken on."""
         from bench.defense import Defense
-        from bench.models.base import build, innermost
+        from bench.inside import COPIES
+        from bench.models.base import build
         from bench.registry import Registry
+        from bench.served import attackable
 
         made: Any
         if self.knowledge == "white" and ctx.victim is not None:
-            made = innermost(ctx.victim.trained(data, as_attacked=True))
+            made = attackable(ctx.victim.trained(data, as_attacked=True), ctx, COPIES)
             ctx.count(0, trainings=1)
             return made  # type: ignore[no-any-return]
         plugin: Any = Registry().make("models", {"name": self.surrogate, "params": {

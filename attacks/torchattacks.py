@@ -136,8 +136,8 @@ class TorchAttacks(EmbeddingAttack):
             return f"the list of {self.k} leaves no rivals among {data.n_items} items"
         return super().unfit(model, data)
 
-    def unseen(self, defense: Defense) -> str | None:
-        reason = super().unseen(defense)
+    def unseen(self, defense: Defense, data: Dataset) -> str | None:
+        reason = super().unseen(defense, data)
         if reason is None and self.adaptive and defense.noisy and self.attack in SKIPPING:
             return (f"{self.attack} leaves users alone whom few noisy copies count as fooled, and "
                     "is made without noise")

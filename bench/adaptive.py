@@ -10,7 +10,7 @@ and a training with its hooks, and the one whose targets fare best is injected.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from bench.data import Dataset, Ints
 from bench.errors import PluginError
 
 if TYPE_CHECKING:
-    from bench.api import Context, Profile, ProfileAttack
+    from bench.api import Context, Defense, ModelPlugin, Profile, ProfileAttack
     from bench.models.base import Recommender
 
 _SIZE = {"dim": 32, "epochs": 40, "learning_rate": 0.01, "batch_size": 1024, "patience": 0}
@@ -83,13 +83,28 @@ def _disguise(profile: Profile, share: float, seen: Dataset, targets: Ints, ctx:
     return dataclasses.replace(profile, items=items, ratings=ratings)
 
 
-def _surrogate(attack: ProfileAttack, poisoned: Dataset, ctx: Context) -> Recommender:
-    """A surrogate trained on these rows, with the defense where it can stand on it."""
+def unmet(attack: ProfileAttack, defense: Defense, data: Dataset) -> str | None:
+    """Why disguises that are compared on a surrogate meet nothing of this defense, or None where
+    they meet it, or its cleaning at least."""
+    from bench.defense import Defense
+
+    reason = defense.unfit(_surrogate_plugin(attack), data)
+    if reason is None or type(defense).clean is not Defense.clean:
+        return None
+    return f"disguises are compared on a surrogate without it: {reason}"
+
+
+def _surrogate_plugin(attack: ProfileAttack) -> ModelPlugin:
     from bench.registry import Registry
 
     low = attack.goal == "nuke" and attack.holds_targets
-    surrogate = Registry().make("models", RATING_SURROGATE if low else SURROGATE)
-    defense = ctx.victim.defense
+    made: Any = Registry().make("models", RATING_SURROGATE if low else SURROGATE)
+    return made  # type: ignore[no-any-return]
+
+
+def _surrogate(attack: ProfileAttack, poisoned: Dataset, ctx: Context) -> Recommender:
+    """A surrogate trained on these rows, with the defense where it can stand on it."""
+    surrogate, defense = _surrogate_plugin(attack), ctx.victim.defense
     # a defense that cannot stand on the surrogate still cleans the data, where it does
     fits = defense.unfit(surrogate, poisoned) is None
     if not fits:

@@ -108,10 +108,10 @@ class Attack(Plugin, ABC):
         """Whether it is made against the defended pipeline, not against the undefended."""
         return False
 
-    def unseen(self, defense: Defense) -> str | None:
-        """What an attack that means to be adaptive does not see of this defense, in words: its
-        cell is then not called adaptive, and says why. None where it sees the defense, or does not
-        mean to."""
+    def unseen(self, defense: Defense, data: Dataset) -> str | None:
+        """What an attack that means to be adaptive does not see of this defense on this data, in
+        words: its cell is then not called adaptive, and says why. None where it sees the defense,
+        or does not mean to."""
         return None
 
     @property

@@ -45,7 +45,7 @@ class InsideAttack(ModelAttack):
     def is_adaptive(self) -> bool:
         return self.adaptive and self.threat_model().knowledge != "none"
 
-    def unseen(self, defense: Defense) -> str | None:
+    def unseen(self, defense: Defense, data: Dataset) -> str | None:
         return defense.unseen() if self.adaptive and self.looks_inside else None
 
     def unfit_defended(self, defense: Defense, model: ModelPlugin, data: Dataset) -> str | None:

@@ -29,6 +29,7 @@ class PlannedCell:
         key, train_key: of the cell, and of the trained model it needs.
         status: "skipped" or "failed" where it is known beforehand that it cannot run, with the
             reason; otherwise None.
+        unseen: what an attack that means to be adaptive does not see of the defense, or None.
     """
 
     key: str
@@ -40,10 +41,11 @@ class PlannedCell:
     attack: Attack
     status: str | None = None
     reason: str | None = None
+    unseen: str | None = None
 
     def header(self) -> dict[str, Any]:
         """What the cell's JSON says of which cell it is."""
-        threat, unseen = self.attack.threat_model(), self.attack.unseen(self.defense)
+        threat, unseen = self.attack.threat_model(), self.unseen
         return {"schema": SCHEMA, "key": self.key, "train_key": self.train_key,
                 "seed": self.seed, **{axis: labelled(getattr(self, axis)) for axis in AXES},
                 "threat": {"stage": threat.stage, "knowledge": threat.knowledge,
@@ -141,7 +143,7 @@ def make_plan(grid: Grid) -> Plan:
                 excluded += 1
                 continue
             if not asked:
-                status, reason = _unfit(model, defense, attack, data[dataset.label()])
+                status, reason, unseen = _ask(model, defense, attack, data[dataset.label()])
                 asked = True
             poison = attack if attack.trains else None
             train = keys.train(data_keys[dataset], poison, model, defense, seed)
@@ -149,7 +151,7 @@ def make_plan(grid: Grid) -> Plan:
             if key in cells:
                 continue
             cells[key] = PlannedCell(key, train, seed, dataset, model, defense, attack,
-                                     status, reason)
+                                     status, reason, unseen)
             if status is None:
                 jobs.setdefault(train, []).append(cells[key])
     none = cast(Defense, grid.registry.make("defenses", {"name": "none"}))
@@ -177,9 +179,10 @@ def _placed(error: InputError, grid: Grid, dataset: DatasetPlugin) -> InputError
     return InputError(error.what, file=grid.path, line=line, key=key, hint=error.hint)
 
 
-def _unfit(model: ModelPlugin, defense: Defense, attack: Attack,
-           data: Dataset) -> tuple[str | None, str | None]:
-    """("skipped", reason) by the first that cannot, ("failed", …) where asking fails."""
+def _ask(model: ModelPlugin, defense: Defense, attack: Attack,
+         data: Dataset) -> tuple[str | None, str | None, str | None]:
+    """Status, reason, and what the attack does not see of the defense: ("skipped", reason, None)
+    by the first that cannot, ("failed", …) where asking fails."""
     asks: tuple[tuple[Any, Callable[[], str | None]], ...] = (
         (model, lambda: model.unfit(data)), (defense, lambda: defense.unfit(model, data)),
         (attack, lambda: attack.unfit(model, data)),
@@ -189,13 +192,18 @@ def _unfit(model: ModelPlugin, defense: Defense, attack: Attack,
             reason = ask()
         except (Exception, SystemExit) as error:
             text = str(error) if isinstance(error, BenchError) else describe(error)
-            return "failed", f"{plugin.name} could not say whether it fits: {text}"
+            return "failed", f"{plugin.name} could not say whether it fits: {text}", None
         if reason is not None and not isinstance(reason, str):
             return "failed", (f"{plugin.name} could not say whether it fits: unfit() gave "
-                              f"{type(reason).__name__}; a reason in words, or None, is needed")
+                              f"{type(reason).__name__}; a reason in words, or None, is "
+                              "needed"), None
         if reason:
-            return "skipped", reason
-    return None, None
+            return "skipped", reason, None
+    try:
+        return None, None, attack.unseen(defense, data)
+    except (Exception, SystemExit) as error:
+        text = str(error) if isinstance(error, BenchError) else describe(error)
+        return "failed", f"{attack.name} could not say what it sees of {defense.name}: {text}", None
 
 
 def _estimate(cells: Sequence[PlannedCell], data: Dataset) -> float:

@@ -18,7 +18,7 @@ from bench.plugin import param
 from bench.profiles import fake_attributes, fake_times
 
 if TYPE_CHECKING:
-    from bench.api import ModelPlugin
+    from bench.api import Defense, ModelPlugin
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ class ProfileAttack(Attack):
 
     `adaptive` makes the attack against the defended pipeline (see `bench.adaptive`): of several
     disguises of its profiles, it keeps the one whose targets fare best after the defense has
-    cleaned the data and a model has been trained with it.
+    cleaned the data and a model has been trained with it. Where the surrogate can have nothing of
+    the defense, the attack is not called adaptive (`unseen`).
     """
 
     budget: float = param(0.01, "fake users as a share of genuine users", above=0, high=1)
@@ -112,6 +113,14 @@ class ProfileAttack(Attack):
     @property
     def is_adaptive(self) -> bool:
         return self.adaptive or self.knowledge == "white"
+
+    def unseen(self, defense: Defense, data: Dataset) -> str | None:
+        """Who is not white-box meets the defense on a surrogate, where it can stand on one."""
+        from bench.adaptive import unmet
+
+        if not self.adaptive or self.knowledge == "white":
+            return None
+        return unmet(self, defense, data)
 
     def threat_model(self) -> ThreatModel:
         return dataclasses.replace(self.threat, knowledge=self.knowledge, goal=self.goal)

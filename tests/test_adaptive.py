@@ -128,6 +128,27 @@ def test_a_defense_that_the_surrogate_cannot_have_still_cleans(data: Dataset) ->
     assert len(set(shares["rank"].values())) == 1
 
 
+class Serves(Defense):
+    """Cleans nothing, and stands on the attacked model alone."""
+
+    name = "serves"
+
+    def unfit(self, model, data):  # type: ignore[no-untyped-def]
+        return None if model.name == "als" else "it stands on als"
+
+
+def test_who_meets_nothing_of_the_defense_is_not_called_adaptive(data: Dataset) -> None:
+    """Where the surrogate can have nothing of it, the disguises are those without a defense."""
+    attack = RandomProfiles(budget=0.1, adaptive=True, tries=3)
+    assert fakes(attack.poison(data, context(Serves()))) == fakes(attack.poison(data, context()))
+    assert "it stands on als" in str(attack.unseen(Serves(), data))
+    for met in (NoDefense(), PcaFilter(), Cleans()):  # on the surrogate, or on the data
+        assert attack.unseen(met, data) is None
+    for other in (RandomProfiles(), RandomProfiles(adaptive=True, knowledge="white"),
+                  ProbeProfiles(adaptive=True)):  # means not to; asks the pipeline; reads its lists
+        assert other.unseen(Serves(), data) is None
+
+
 @pytest.mark.parametrize("attack", [RandomProfiles(adaptive=True, tries=2, knowledge="white"),
                                     ProbeProfiles(adaptive=True, tries=2, rounds=1, known=0.3)],
                          ids=lambda a: a.name)

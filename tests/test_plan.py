@@ -94,6 +94,35 @@ def test_a_mistake_in_unfit_fails_its_cells_alone() -> None:
     assert len(plan.jobs) == 4
 
 
+def test_a_mistake_in_unseen_fails_its_cells_alone() -> None:
+    Path("mine").mkdir()
+    Path("mine/confused.py").write_text(BAD_UNFIT.replace("unfit(self, model, data)",
+                                                          "unseen(self, defense, data)"))
+    plan = _plan(GRID.replace("attacks: [", "plugins: [mine]\nattacks: [confused, "))
+    failed = [c for c in plan.cells if c.status == "failed"]
+    assert {c.attack.name for c in failed} == {"confused"}
+    assert "confused could not say what it sees of" in failed[0].reason
+    assert len(plan.jobs) == 4
+
+
+def test_who_does_not_meet_the_defense_is_not_called_adaptive() -> None:
+    """substitution-training reads histories: the surrogate of who poisons profiles has none."""
+    plan = _plan("""
+name: unmet
+seeds: [0]
+datasets: [blocks]
+models: [SASRec]
+defenses: [substitution-training, popularity-rerank]
+attacks: [{random-profiles: {adaptive: true}}]
+metrics: [ndcg@10]
+""")
+    threats = {c.defense.name: c.header()["threat"] for c in plan.cells}
+    assert not threats["substitution-training"]["adaptive"]
+    assert "surrogate without it" in threats["substitution-training"]["unseen"]
+    assert threats["popularity-rerank"]["adaptive"]
+    assert "unseen" not in threats["popularity-rerank"]
+
+
 BAD_DATA = '''\
 from bench.api import DatasetPlugin
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from bench.api import Attack, Context, Dataset, EmbeddingAttack
 from bench.attacks.feature_pgd import FeaturePGD
 from bench.attacks.fgsm import FGSM
 from bench.attacks.pgd import PGD
+from bench.attacks.sequence_poisoning import SequencePoisoning
 from bench.attacks.substitution import Substitution
 from bench.attacks.torchattacks import SKIPPING, SUITABLE, TorchAttacks
 from bench.box import UserScores
@@ -45,6 +47,7 @@ from bench.registry import Registry
 from bench.run import run
 from bench.served import Noisy, attackable, noise_of, soft_votes
 from bench.stages import Prepared, under_attack
+from bench.victim import Victim
 
 REGISTRY = Registry()
 
@@ -177,10 +180,10 @@ def test_the_library_s_attacks_see_the_noise_or_say_why_not(smoothed: Smoothed, 
     norm = SUITABLE[name][0][0]
     attack = TorchAttacks(attack=name, norm=norm, eps=0.5)
     if name in SKIPPING:
-        assert "few noisy copies" in str(attack.unseen(defense))
+        assert "few noisy copies" in str(attack.unseen(defense, blocks()))
         assert attack.stand_in(smoothed, Context(0)) is smoothed.base
         return
-    assert attack.unseen(defense) is None
+    assert attack.unseen(defense, blocks()) is None
     made = [attack.perturbation(m, data, Context(0), {"user": 0.5})["user"]
             for m in (attackable(smoothed, Context(0), 4), smoothed.base)]
     assert not torch.equal(made[0], made[1])
@@ -287,6 +290,32 @@ def test_a_history_attack_takes_its_slopes_under_the_noise() -> None:
 
 # -- everything that wraps a model ---------------------------------------------------------------
 
+def test_white_poisoned_sequences_are_made_on_what_is_served_or_are_not_called_adaptive() -> None:
+    data = blocks()
+    model: Any = recbole.member("SASRec")(max_length=8, epochs=2, patience=0, hidden_size=16,
+                                          inner_size=32)
+    attack = SequencePoisoning(budget=0.1, knowledge="white", length=12)
+
+    def fakes(name: str, **params: Any) -> tuple[list[int], str | None]:
+        defense: Any = REGISTRY.make("defenses", {"name": name, "params": params})
+        ctx = Context(0, victim=Victim(model, defense, Context(0), lambda: pytest.fail("unasked")))
+        made = attack.poison(data, ctx)
+        return (made.train.items[made.train.users >= made.n_genuine].tolist(),
+                attack.unseen(defense, data))
+
+    plain, none = fakes("none")
+    noisy, seen = fakes("randomised-smoothing", sigma=1.0, relative=True, tables="item", draws=5)
+    assert (none, seen) == (None, None)
+    assert noisy != plain
+    for name in ("retrieval-purifier", "popularity-rerank"):
+        same, unseen = fakes(name)
+        assert same == plain
+        assert unseen
+    asking = dataclasses.replace(attack, adaptive=True)  # its disguises meet what is served
+    rerank: Any = REGISTRY.make("defenses", {"name": "popularity-rerank"})
+    assert asking.unseen(rerank, data) is None
+
+
 def serving() -> list[str]:
     return [name for name in REGISTRY.names("defenses")
             if REGISTRY.get("defenses", name).harden is not Defense.harden]  # type: ignore[attr-defined]
@@ -300,7 +329,7 @@ def test_every_defense_that_serves_is_struck_as_it_serves_or_nothing_is_called_a
     attack = PGD(eps=0.3, steps=3)
     served = lab.model(defense)
     follows = not isinstance(served, Wrapped) or served.stand_in(Context(0), 1) is not None
-    assert follows == (attack.unseen(defense) is None)
+    assert follows == (attack.unseen(defense, blocks()) is None)
     inside = innermost(served)
     if lab.model_plugin().name == "bprmf" and isinstance(inside, TorchRecommender):
         seen, plain = (struck(a, served, inside, data)[1]
@@ -308,7 +337,7 @@ def test_every_defense_that_serves_is_struck_as_it_serves_or_nothing_is_called_a
         assert torch.equal(seen, plain) == (not follows or served is inside)
     neutral = cls.neutral_params()
     if neutral is not None:
-        assert attack.unseen(cls.from_params(cls.test_params() | neutral)) is None
+        assert attack.unseen(cls.from_params(cls.test_params() | neutral), data) is None
 
 
 class Inside(PGD):
@@ -322,12 +351,12 @@ class Inside(PGD):
 
 def test_only_who_looks_inside_an_adaptive_attack_is_asked() -> None:
     rerank: Any = REGISTRY.make("defenses", {"name": "popularity-rerank"})
-    assert "one by one" in PGD().unseen(rerank)  # type: ignore[operator]
-    assert PGD(adaptive=False).unseen(rerank) is None
+    assert "one by one" in PGD().unseen(rerank, blocks())  # type: ignore[operator]
+    assert PGD(adaptive=False).unseen(rerank, blocks()) is None
     for name, params in (("noise", {}), ("history-insertion", {}), ("append-items", {}),
                          ("random-profiles", {})):
         attack: Any = REGISTRY.make("attacks", {"name": name, "params": params})
-        assert attack.unseen(rerank) is None
+        assert attack.unseen(rerank, blocks()) is None
 
 
 class Frozen(Wrapped):
