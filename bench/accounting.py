@@ -20,6 +20,7 @@ _WIDEST = 100.0  # step of a grid of privacy losses, whose exponential must exis
 _LARGEST = 1e8  # bound on ε above which no such grid is computed
 _FAST = 1e6  # ε above which noise is first sought by Rényi divergences
 _LEAST = 1e-5  # ε below which rounding errors of a grid count
+_LESS = (1.0, 0.995, 0.99, 0.98, 0.96, 0.93, 0.9)  # shares of a noise that counts an infinite ε
 _MET = 0.9  # of a small ε asked for, the least that noise must spend for it to count as met
 
 
@@ -79,8 +80,19 @@ def _refined(sample_rate: float, noise_multiplier: float, steps: int, delta: flo
     found = math.inf
     for finer in (1e3, 1e4, 1e5):
         before, grid = found, min(about / finer, _WIDEST)
-        found = min(before, _composed(sample_rate, noise_multiplier, steps, delta, grid, once))
+        found = min(before, _bounded(sample_rate, noise_multiplier, steps, delta, grid, once))
         if before - found <= 0.2 * found:
+            break
+    return found
+
+
+def _bounded(sample_rate: float, noise_multiplier: float, steps: int, delta: float,
+             grid: float | None, once: float = 0.0) -> float:
+    """As `_composed`, and finite where that overflows to a lone infinity, around ε = 709 (e^ε is no
+    number any more) and there alone: what less noise spends bounds what this noise spends."""
+    for less in _LESS:
+        found = _composed(sample_rate, less * noise_multiplier, steps, delta, grid, once)
+        if math.isfinite(found):
             break
     return found
 
@@ -112,8 +124,8 @@ def _composed(sample_rate: float, noise_multiplier: float, steps: int, delta: fl
 def noise_for(epsilon: float, sample_rate: float, steps: int, delta: float,
               accountant: str = "pld", once: float = 0.0) -> float:
     """A noise multiplier that spends at most ε by `epsilon_of`, within about 0.5 % of the
-    smallest such (ε up to 1e4, and beyond while Rényi divergences count no more than 1e8; then it
-    may be more noise than that). `once` is as there.
+    smallest such (ε up to 1e4, and beyond while Rényi divergences count no more than 1e8; then, and
+    for ε between 650 and 850, it may be more noise than that). `once` is as there.
 
     Raises:
         InputError: that one Gaussian alone spends ε; ε is below 1e-5; or the accountant counts
@@ -134,7 +146,7 @@ def noise_for(epsilon: float, sample_rate: float, steps: int, delta: float,
     rough = None if accountant == "rdp" or epsilon > _FAST else min(epsilon / 1e3, _WIDEST)
 
     def excess(log_noise: float) -> float:  # of an upper bound, which is fast
-        spent = _composed(sample_rate, math.exp(log_noise), steps, delta, rough, once)
+        spent = _bounded(sample_rate, math.exp(log_noise), steps, delta, rough, once)
         return math.log(max(spent, 1e-12) / epsilon)
 
     high = math.log(gaussian_noise(epsilon, delta, max(steps, 1)))  # enough if all are drawn

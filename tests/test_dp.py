@@ -375,7 +375,8 @@ def test_noise_for_epsilon_three(accountant, expected):
 @pytest.mark.parametrize(("epsilon", "rate", "steps"), [
     (1e-3, 0.05, 400), (1e-2, 0.05, 400), (1.0, 0.05, 400), (4.0, 0.001, 100_000),
     (1e-5, 0.1, 50), (1e3, 0.05, 400), (1e5, 0.05, 400), (1e5, 0.01, 1000),
-    (1e4, 1e-4, 100_000), (1e6, 0.1, 100), (1e8, 0.05, 400)])
+    (1e4, 1e-4, 100_000), (1e6, 0.1, 100), (1e8, 0.05, 400),  # and by way of lone infinities:
+    (4e3, 0.02, 200), (1e4, 0.02, 200), (7e3, 0.01, 1000), (1679.0, 0.033, 49)])
 def test_the_noise_found_never_spends_more_than_was_asked(epsilon, rate, steps):
     """The grid of privacy losses is fine where ε is small, and coarse where it is huge: seconds
     each. A little less noise would spend more."""
@@ -385,6 +386,14 @@ def test_the_noise_found_never_spends_more_than_was_asked(epsilon, rate, steps):
     if epsilon <= 1e6:
         assert epsilon_of(rate, sigma * 0.994, steps, 1e-5) > epsilon
         assert spent > 0.98 * epsilon  # and that is no leap of the accountant's
+
+
+def test_less_noise_never_spends_less():
+    """Also where an exponential overflows on the way, around ε = 709: finite, below and above."""
+    spent = [epsilon_of(0.033, sigma, 49, 1e-5) for sigma in
+             (0.083, 0.0805, 0.079, 0.078, 0.077, 0.076, 0.075, 0.07)]
+    assert spent == sorted(spent)
+    assert spent[0] < 700 < 745 < spent[-1] < 1000
 
 
 def test_who_is_in_every_sample_is_counted_exactly():
