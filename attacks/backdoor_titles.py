@@ -113,7 +113,8 @@ class BackdoorTitles(Attack):
 
     @contextlib.contextmanager
     def strike(self, model: Recommender, prepared: Prepared, ctx: Context) -> Iterator[Struck]:
-        from bench.text_shown import offering, uncounted
+        from bench.queries import uncounted
+        from bench.text_shown import offering
 
         data, targets = prepared.genuine, self.aims(prepared.genuine, ctx)
         if not self.budget:
@@ -129,7 +130,8 @@ class BackdoorTitles(Attack):
             if ctx.victim is not None and ctx.victim.defense.name == "none":
                 clean = ctx.victim.undefended()
                 texts = self.triggered(data.item_text or (), targets)
-                with offering(clean, targets), clean.reading_texts(texts):
+                with (uncounted(clean), offering(clean, targets),
+                      clean.reading_texts(texts)):
                     facts["clean_model_trigger_on"] = measured(clean, data, targets, MEASURED)
         texts = self.triggered(prepared.train.item_text or (), targets)
         with model.reading_texts(texts):

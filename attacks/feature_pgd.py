@@ -78,7 +78,7 @@ class FeaturePGD(FeatureAttack):
             better = reached >= highest
             best = torch.where(better[:, None], at, best)
             highest = torch.where(better, reached, highest)
-        ctx.notes["queries"] = margin.queries
+        ctx.count(margin.queries)
         return best
 
     @classmethod

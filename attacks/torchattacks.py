@@ -185,10 +185,9 @@ class TorchAttacks(EmbeddingAttack):
         moved = project(moved, radius * (1 - 1e-6), self.norm)  # rounding in the box
         whole = torch.zeros_like(table.rows())
         whole[users] = moved
-        queries = scorer.scores.queries
+        ctx.count(scorer.scores.queries)
         inside = [self._in_list(model, users, chosen, masked, d) for d in ({}, {key: whole})]
-        ctx.notes.update({"item_in_list": inside[0], "item_in_list_attacked": inside[1],
-                          "queries": ctx.notes.get("queries", 0) + queries})
+        ctx.notes.update({"item_in_list": inside[0], "item_in_list_attacked": inside[1]})
         return {key: whole}
 
     def _chosen(self, model: TorchRecommender, data: Dataset, users: Tensor
@@ -254,13 +253,16 @@ class TorchAttacks(EmbeddingAttack):
 
     def _in_list(self, model: TorchRecommender, users: Tensor, chosen: Tensor, masked: Tensor,
                  delta: Mapping[str, Tensor]) -> float:
-        """The share of users whose item is among the k first served, by our own count."""
+        """The share of users whose item is among the k first served, by our own count, which is
+        no query of the attacker's."""
         import torch
 
+        from bench.queries import uncounted
         from bench.served import as_served
 
-        with torch.no_grad(), model.perturbed(delta):
-            scores = as_served(model).scores(users).masked_fill(masked, -torch.inf)  # (n, m)
+        served = as_served(model)
+        with torch.no_grad(), uncounted(served), model.perturbed(delta):
+            scores = served.scores(users).masked_fill(masked, -torch.inf)  # (n, m)
         above = (scores > scores.gather(1, chosen[:, None])).sum(dim=1)  # (n,)
         return float((above < self.k).double().mean())
 

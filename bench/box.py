@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from bench.differentiable import scores_with
 from bench.errors import CannotActError, PluginError
+from bench.queries import uncounted
 from bench.served import Noisy, Shift, copies_of, shifted
 
 if TYPE_CHECKING:
@@ -74,8 +75,9 @@ class UserScores:
         self._key = next(k for k, t in model.tables().items() if t.role == "user")
         self.vectors = own[0].rows()[users]  # (n, d)
         self.queries = 0
-        with torch.no_grad():
+        with torch.no_grad(), uncounted(self.model):
             inside = self.model.scores(users)  # (n, m)
+        self.queries += len(users)
         self._linear = self._as_dot_product(inside)
         if self.noisy is None:
             self.clean = inside  # (n, m)
@@ -96,7 +98,8 @@ class UserScores:
             return None
         # with one user, or users all alike, any scorer looks so where they stand: ask elsewhere
         moved = -0.5 * self.vectors.roll(1, dims=1)  # (n, d)
-        with torch.no_grad():
+        self.queries += len(moved)
+        with torch.no_grad(), uncounted(self.model):
             found = self._by_model(moved, torch.arange(len(moved), device=moved.device), {})
         off = (found - moved @ rows.T - bias).abs().max()
         return (key, rows, bias) if bool(off <= 1e-3 * spread) else None

@@ -68,7 +68,7 @@ class Context:
           counted beside its queries, since it costs the attacker a whole update of the system.
 
         What is asked of models of the attacker's own is neither. What is asked of the trained model
-        while an attack is made on it is counted by `bench.stages.under_attack`.
+        while an attack is made on it is counted by `bench.queries`, static or adaptive alike.
         """
         self.notes["queries"] = self.notes.get("queries", 0) + queries
         if trainings:

@@ -253,11 +253,13 @@ class Shown:
         """
         import torch
 
+        from bench.queries import uncounted
+
         own, n = self._model.histories(), len(histories)
+        counts = uncounted(self._model) if self.unasked else contextlib.nullcontext()
         whose = np.arange(n) % len(own) if accounts is None else np.asarray(accounts, np.int64)
-        asked = type(self._model).scores  # the method of the object counts
         found = np.empty((n, min(k, self.n_items)), np.int64)
-        with torch.no_grad(), self._model.evaluating():
+        with torch.no_grad(), counts, self._model.evaluating():
             for round in rounds(whose):  # places in histories, each of another account
                 read = list(own)
                 for at in round.tolist():
@@ -266,8 +268,7 @@ class Shown:
                     for first in range(0, len(round), 1024):
                         places = round[first:first + 1024]
                         users = torch.as_tensor(whose[places], device=self._model.ctx.device)
-                        scores = (asked(self._model, users) if self.unasked else
-                                  self._model.scores(users)).double().cpu().numpy().copy()
+                        scores = self._model.scores(users).double().cpu().numpy().copy()
                         for row, at in enumerate(places.tolist()):
                             scores[row, histories[at]] = -np.inf
                         found[places] = best_items(scores, k)
@@ -334,6 +335,7 @@ def asks_inside(model: Recommender) -> bool:
     import torch
 
     from bench.models.base import innermost
+    from bench.queries import uncounted
 
     bare = innermost(model)
     if bare is model:
@@ -343,18 +345,15 @@ def asks_inside(model: Recommender) -> bool:
         raise _Asked
 
     model.forget()
-    before = vars(bare).get("scores")
-    bare.scores = asking  # type: ignore[method-assign]
-    try:
-        with torch.no_grad(), model.evaluating():
-            model.scores(torch.zeros(1, dtype=torch.long, device=model.ctx.device))
-    except _Asked:
-        return True
-    finally:
-        if before is None:
+    with uncounted(model):  # the harness asks, nobody attacks
+        bare.scores = asking  # type: ignore[method-assign]
+        try:
+            with torch.no_grad(), model.evaluating():
+                model.scores(torch.zeros(1, dtype=torch.long, device=model.ctx.device))
+        except _Asked:
+            return True
+        finally:
             del bare.scores
-        else:
-            bare.scores = before  # type: ignore[method-assign]
         model.forget()
     return False
 

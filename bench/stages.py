@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bench.api import Attack, Defense, ModelPlugin
@@ -80,44 +80,15 @@ def harden(model: Recommender, prepared: Prepared, defense: Defense, ctx: Contex
 @contextlib.contextmanager
 def under_attack(attack: Attack, model: Recommender, prepared: Prepared,
                  ctx: Context) -> Iterator[Struck]:
-    """Inside, the model is under this attack. What the attack asked of the model is counted in
-    the facts as "queries" (`Context.count` says what one is): users whose lists it read, and rows
-    whose loss it differentiated."""
-    from bench.models.base import innermost
+    """Inside, the model is under this attack. What the attack asked of the model that it is made
+    on is counted in the facts as "queries" (`Context.count` says what one is): users whose lists
+    it read, and rows whose loss it differentiated; static or adaptive alike."""
+    from bench.queries import Asked, counting
 
-    asked: dict[str, Any] = {"queries": 0, "inside": 0}
+    asked = Asked()
     with contextlib.ExitStack() as stack:
-        with contextlib.ExitStack() as counting:
-            for part in dict.fromkeys((model, innermost(model))):
-                counting.enter_context(_counted(part, asked))
-            struck = stack.enter_context(attack.strike(model, prepared, ctx))
+        with counting(model, ctx, asked) as counted:
+            struck = stack.enter_context(attack.strike(model, prepared, counted))
         struck.facts = {**ctx.notes, **struck.facts}
-        struck.facts["queries"] = struck.facts.get("queries", 0) + asked["queries"]
+        struck.facts["queries"] = struck.facts.get("queries", 0) + asked.queries
         yield struck
-
-
-@contextlib.contextmanager
-def _counted(model: Recommender, asked: dict[str, Any]) -> Iterator[None]:
-    """Count what is asked of the model inside, through its own methods."""
-    own = {}
-    for name in ("scores", "loss"):
-        method = getattr(model, name, None)
-        if method is None:
-            continue
-
-        def counting(first: Any, *rest: Any, _method: Any = method, **more: Any) -> Any:
-            if not asked["inside"]:  # what a wrapper asks of its model is no further query
-                asked["queries"] += len(first["users"] if isinstance(first, dict) else first)
-            asked["inside"] += 1
-            try:
-                return _method(first, *rest, **more)
-            finally:
-                asked["inside"] -= 1
-
-        own[name] = counting
-        setattr(model, name, counting)
-    try:
-        yield
-    finally:
-        for name in own:
-            delattr(model, name)

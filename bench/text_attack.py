@@ -18,7 +18,8 @@ from bench.context import Context
 from bench.data import Dataset, Ints
 from bench.errors import InputError, PluginError
 from bench.plugin import param
-from bench.text_shown import Shown, offering, uncounted
+from bench.queries import uncounted
+from bench.text_shown import Shown, offering
 from bench.text_shown import levenshtein as levenshtein
 from bench.text_shown import word_edits as word_edits
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from bench.data import Ints
 from bench.errors import InputError
+from bench.queries import uncounted
 
 if TYPE_CHECKING:
     from bench.models.base import Recommender
@@ -158,21 +159,6 @@ def offering(model: Recommender, items: Ints) -> Iterator[None]:
             yield
     finally:
         model.forget()
-
-
-@contextlib.contextmanager
-def uncounted(model: Recommender) -> Iterator[None]:
-    """Inside, what is asked of the model enters no count (`bench.stages.under_attack` counts
-    through an attribute of the object): who asks counts itself, or is no attacker."""
-    from bench.models.base import innermost
-
-    counting = [(part, vars(part).pop("scores")) for part in
-                dict.fromkeys((model, innermost(model))) if "scores" in vars(part)]
-    try:
-        yield
-    finally:
-        for part, method in counting:
-            part.scores = method  # type: ignore[method-assign]
 
 
 def language(key: str, name: str, role: str, **more: Any) -> Any:

@@ -104,9 +104,10 @@ class TokenAttack(InsideAttack):
     @contextlib.contextmanager
     def strike(self, model: Recommender, prepared: Prepared, ctx: Context) -> Iterator[Struck]:
         from bench.evaluate import evaluate
+        from bench.queries import uncounted
         from bench.text.token_target import Target, mean_norm, moving
         from bench.text_attack import MEASURED
-        from bench.text_shown import offering, uncounted
+        from bench.text_shown import offering
 
         data, targets = prepared.genuine, self.aims(prepared.genuine, ctx)
         seen, unseen = self.crowd(data, ctx)
