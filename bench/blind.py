@@ -53,7 +53,8 @@ def _parts(model: Any) -> list[Recommender]:
 
 @contextlib.contextmanager
 def _blinded(attack: Attack, part: Any) -> Iterator[None]:
-    data, batches = part.data, getattr(part, "batches", None)
+    data: Dataset = part.data
+    batches: Any = getattr(part, "batches", None)
 
     def without(epoch: int, size: int, source: str = "train") -> Any:
         if source == "test":
