@@ -173,4 +173,5 @@ def check_finite(uploads: Mapping[str, Tensor]) -> None:
     """Refuse uploads that are not finite, which no clip bounds."""
     bad = [k for k, g in uploads.items() if not bool(g.isfinite().all())]
     if bad:
-        raise PluginError(f"the upload of {bad[0]} is not finite; lower learning_rate")
+        raise PluginError(f"the upload of {bad[0]} is not finite; lower learning_rate (or, where "
+                          "uploads are noised, clip)")

@@ -123,7 +123,27 @@ class Builder:
                      for m, goal in moved)]
         return Table(f"{self.short['dataset'][dataset]}: {metric or 'accuracy'} and its worst "
                      "under attack", headers, rows, kind="accuracy", fixed=2,
-                     notes=[*_numbered(notes), *self._idle(dataset)])
+                     notes=[*_numbered(notes), *self._budgets(live), *self._idle(dataset)])
+
+    def _budgets(self, rows: Sequence[Row]) -> list[str]:
+        """A line where `worst` is over attacks that may spend different amounts: the one named
+        may be the worst because it may do more."""
+        found: dict[str, list[str]] = {}
+        mixed = False
+        for row in rows:
+            for oracle in (False, True):
+                spent = [(str(e.first.threat.get("comparable") or e.first.threat.get("budget")),
+                          self.short["attack"][e.attack]) for e in self.board.aimed(row, oracle)]
+                mixed |= len({budget for budget, _ in spent}) > 1
+                for budget, attack in spent:
+                    if attack not in found.setdefault(budget, []):
+                        found[budget].append(attack)
+        if not mixed:
+            return []
+        listed = "; ".join(f"{budget}: {', '.join(attacks)}" for budget, attacks in found.items())
+        return [f"worst is over attacks of different budgets, and who may do more may be it for "
+                f"that alone. By budget: {listed}. Of equal budgets there is a table of its own "
+                "where several attacks share one"]
 
     def attacked(self, dataset: str, poisoned: bool) -> Table | None:
         """The value under each attack on the training data, or under each of the others. Rows

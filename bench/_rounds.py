@@ -135,7 +135,9 @@ class Rounds:
         self._epochs += 1
         self._report()
         if not math.isfinite(losses):
-            raise TrainingError(f"the loss became {losses} in epoch {epoch}; lower learning_rate")
+            noise = ", or clip, with which the noise grows" if self.hyper.noise_multiplier else ""
+            raise TrainingError(f"the loss became {losses} in epoch {epoch}; lower learning_rate"
+                                + noise)
         return losses / count if count else math.nan
 
     def round(self, rows: UserRows, clients: Tensor, epoch: int) -> tuple[float, int]:

@@ -170,7 +170,8 @@ class PrivateSteps:
         if self.method is not None and len(present):
             found = self.method(self.model, self.where, batch, counts, self.hyper.clip)
             if not bool(found.norms.isfinite().all()):
-                raise TrainingError("a user's gradient is not finite; lower learning_rate")
+                raise TrainingError("a user's gradient is not finite; lower learning_rate, or "
+                                    "clip, with which the noise grows")
             loss = found.loss / len(batch["users"])
             self.drawn += len(found.norms)
             self.clipped += int((found.norms > self.hyper.clip).sum())

@@ -88,8 +88,10 @@ def plots(builder: Builder) -> list[tuple[str, Markup, list[str]]]:
                          dots(lines, metric), [n if i in used else "" for i, n in
                                                enumerate(names)]))
         if lifts:
+            drawn = dict.fromkeys(m for row in board.live_rows(dataset) for e in board.of(row)
+                                  for m in list(e.lifts)[:1])
             used = {p.series for _, found in lifts for p in found}
-            made.append((f"{name}: lift of target exposure over no attack",
+            made.append((f"{name}: lift of target exposure ({', '.join(drawn)}) over no attack",
                          dots(lifts, "lift", zero=True),
                          [n if i in used else "" for i, n in enumerate(names)]))
         if points:

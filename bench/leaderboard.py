@@ -194,9 +194,13 @@ class Board:
         Args:
             oracle: among those that see test positives, and not among those that do not.
         """
-        found = [e for e in self.of(row) if e.first.threat.get("goal") == "untargeted"
-                 and e.oracle == oracle and e.value is not None and math.isfinite(e.value.mean)]
-        return min(found, key=lambda e: e.value.mean) if found else None  # type: ignore[union-attr]
+        return min(self.aimed(row, oracle), key=lambda e: e.value.mean,  # type: ignore[union-attr]
+                   default=None)
+
+    def aimed(self, row: Row, oracle: bool = False) -> list[Entry]:
+        """The attacks on accuracy that `worst` is over."""
+        return [e for e in self.of(row) if e.first.threat.get("goal") == "untargeted"
+                and e.oracle == oracle and e.value is not None and math.isfinite(e.value.mean)]
 
     def worst_exposure(self, row: Row, metric: str, goal: str = "push") -> Entry | None:
         """The entry that comes nearest to its goal: among pushes the one that lifts its targets

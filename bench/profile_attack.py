@@ -160,8 +160,9 @@ class ProfileAttack(Attack):
         return tuple(("models", str(spec["name"])) for spec in made)
 
     def comparable(self) -> str:
+        seen = f", sees {self.known:.0%} of the users" if self.knowledge == "black" else ""
         return (f"{self.goal}, {self.budget:.3g} fake users, {self.length} items, {self.targets} "
-                f"targets ({self.stratum})")
+                f"targets ({self.stratum}){seen}")
 
     def aims(self, data: Dataset, ctx: Context) -> Ints:
         return self.pick(data, ctx)

@@ -173,6 +173,20 @@ def test_worst_counts_attacks_that_aim_at_accuracy_only(tmp_path: Path) -> None:
     assert worst.attack == "fgsm(eps=0.5)"
 
 
+def test_a_worst_over_several_budgets_says_so(tmp_path: Path) -> None:
+    """The one who may do more may be the worst for that alone; equal budgets need no remark."""
+    for eps, said in ((0.5, False), (1.0, True)):
+        made = SyntheticRun(tmp_path / str(eps))
+        made.add(spec("BPR"), NONE, NONE)
+        for attack, size in ((embedding("fgsm", eps=0.5), 0.5), (embedding("pgd", eps=eps), eps)):
+            made.add(spec("BPR"), NONE, attack, {**EMBEDDING, "comparable": f"l2 ball of {size}"})
+        board = build(load(made.finish()), draws=50)
+        table = {t.kind: t for t in Builder(board, find(board)).tables()}["accuracy"]
+        notes = [n for n in table.notes if n.startswith("worst is over attacks of different")]
+        assert len(notes) == said
+        assert all("l2 ball of 0.5: fgsm; l2 ball of 1.0: pgd" in n for n in notes)
+
+
 def test_attacks_that_see_test_positives_are_a_worst_of_their_own(tmp_path: Path) -> None:
     """Whether the cell says so (`oracle`) or, as in older results, its parameters alone do."""
     blind = [embedding(name, eps=0.5, source="train") for name in ("fgsm", "pgd")]
