@@ -177,7 +177,7 @@ class AttributePrompt(PrivacyAttack):
         """The lists of these users, (users, k), best first, the lower index first among equals."""
         import torch
 
-        from bench.histories import best_items
+        from bench.shown_lists import best_items
 
         found = []
         with torch.no_grad():

@@ -6,7 +6,8 @@ import numpy as np
 
 from bench.api import Context, Dataset, ThreatModel, param
 from bench.data import Floats, Ints
-from bench.histories import HistoryAttack, Shown, new_items
+from bench.histories import HistoryAttack
+from bench.shown_lists import Shown, new_items
 
 
 class HistoryInsertion(HistoryAttack):

@@ -61,7 +61,7 @@ class ModelExtraction(Attack):
     @contextlib.contextmanager
     def strike(self, model: Recommender, prepared: Prepared, ctx: Context) -> Iterator[Struck]:
         from bench.extraction import extract
-        from bench.histories import Shown
+        from bench.shown_lists import Shown
 
         copy = extract(Shown(model), self, ctx)
         found = self.measured(copy, model, prepared.genuine)
@@ -74,7 +74,7 @@ class ModelExtraction(Attack):
         import numpy as np
 
         from bench.extraction import agreement, surrogate_lists
-        from bench.histories import Shown, best_items
+        from bench.shown_lists import Shown, best_items
 
         own = [h for h in model.histories()[:data.n_genuine] if len(h)]
         theirs = Shown(model, unasked=True).lists(own, 10)

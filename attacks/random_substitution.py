@@ -43,7 +43,7 @@ class RandomSubstitution(HistoryAttack):
 
     def edit(self, model: TorchRecommender, histories: list[Ints], targets: Ints, data: Dataset,
              ctx: Context) -> list[Ints]:
-        from bench.histories import unit_vectors
+        from bench.shown_lists import unit_vectors
 
         unit = unit_vectors(model).cpu().numpy()  # (n_items, d)
         width = int(model.hyper.max_length)  # type: ignore[attr-defined]

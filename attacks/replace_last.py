@@ -7,7 +7,8 @@ import numpy as np
 from bench.api import Context, Dataset, ThreatModel, param
 from bench.data import Ints
 from bench.errors import InputError
-from bench.histories import HistoryAttack, new_items
+from bench.histories import HistoryAttack
+from bench.shown_lists import new_items
 
 
 class ReplaceLast(HistoryAttack):

@@ -89,7 +89,7 @@ def histories_within_budget(lab: Lab) -> None:
 
 def similarity_kept(lab: Lab) -> None:
     """An item is replaced by one of cosine at least `similarity`."""
-    from bench.histories import unit_vectors
+    from bench.shown_lists import unit_vectors
 
     if "substitute" not in lab.cls.changes or lab.plugin().knows == "none":  # type: ignore
         raise Skip("it replaces no item by what it knows of similarity")

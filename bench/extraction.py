@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bench.context import Context
-    from bench.histories import Shown
     from bench.models.base import TorchRecommender
+    from bench.shown_lists import Shown
 
 MARGIN = 0.5  # between neighbours of a list, and between a list and what is not on it
 BATCH, RATE = 128, 1e-3
@@ -138,8 +138,8 @@ def surrogate_lists(model: TorchRecommender, histories: Sequence[Ints], k: int) 
     """The surrogate's k best items for histories of others, without what they hold: (n, k)."""
     import torch
 
-    from bench.histories import best_items
     from bench.positions import padded
+    from bench.shown_lists import best_items
 
     found, width = [], int(model.hyper.max_length)  # type: ignore[attr-defined]
     with torch.no_grad(), model.evaluating():

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from bench.data import Ints
 from bench.errors import CannotActError
-from bench.histories import unit_vectors
 from bench.perturb import TINY
 from bench.served import copies_of
+from bench.shown_lists import unit_vectors
 
 if TYPE_CHECKING:
     from bench.context import Context

@@ -103,7 +103,7 @@ def attackable(model: Recommender, ctx: Context, copies: int) -> Recommender:
 
 def follows(model: Recommender, ctx: Context) -> bool:
     """Whether what is served comes from the vectors inside, or was fixed before."""
-    from bench.histories import asks_inside
+    from bench.shown_lists import asks_inside
 
     stands = isinstance(model, Wrapped) and model.stand_in(ctx, 1) is not None
     return stands or asks_inside(model)

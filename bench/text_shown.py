@@ -196,7 +196,7 @@ def levenshtein(a: Sequence[Any], b: Sequence[Any], most: int | None = None) -> 
     >>> levenshtein("heat", "heats!", 1) is None
     True
     """
-    from bench.histories import distance
+    from bench.edit_distance import distance
 
     far = max(len(a), len(b)) if most is None else most
     codes: dict[Any, int] = {}

@@ -27,14 +27,15 @@ from bench.attacks.substitution import Substitution
 from bench.datasets.blocks import Blocks
 from bench.defenses.none import NoDefense
 from bench.defenses.subsample_ensemble import SubsampleEnsemble
+from bench.edit_distance import distance
 from bench.errors import CannotActError, InputError, PluginError
 from bench.evaluate import evaluate
 from bench.extraction import agreement, ask, outside, ranking_loss
-from bench.histories import Shown, asks_inside, best_items, distance, new_items, unit_vectors
 from bench.models import recbole
 from bench.models.base import Recommender, TorchRecommender, Wrapped, build
 from bench.positions import Reader, padded, written_back
 from bench.run import run
+from bench.shown_lists import Shown, asks_inside, best_items, new_items, unit_vectors
 from bench.stages import Prepared, under_attack, without_test
 from bench.victim import Victim
 

@@ -327,7 +327,7 @@ def served_to(model: Any, user: int, history: Any, k: int) -> list[int]:
 
 
 def test_lists_are_those_of_the_account_that_asks() -> None:
-    from bench.histories import Shown
+    from bench.shown_lists import Shown
 
     model, rng = by_account(), np.random.default_rng(0)
     accounts = np.array([7, 3, 7, 0, 7, 31, 3])

@@ -16,7 +16,7 @@ class Dissimilar(HistoryAttack):
     changes = ("substitute",)
 
     def edit(self, model, histories, targets, data, ctx):
-        from bench.histories import unit_vectors
+        from bench.shown_lists import unit_vectors
 
         unit = unit_vectors(model)
         for history in histories:
