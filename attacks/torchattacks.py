@@ -66,7 +66,8 @@ class TorchAttacks(EmbeddingAttack):
     user was.
 
     What evaluation masks is masked here, and the item that is to leave is the first that is
-    served: of a defended model by the scores that the defense serves.
+    served: of a defended model by the scores that the defense serves. Where those have no slopes
+    (re-rankers), it is the first of the model inside, and the attack is not called adaptive.
 
     Distance: that of the attack (linf, or l2 for PGDL2 and CW, either for APGD, APGDT, FAB,
     Square, AutoAttack), per user vector. White-box; Square and SPSA only read scores. A probe

@@ -85,10 +85,12 @@ def _disguise(profile: Profile, share: float, seen: Dataset, targets: Ints, ctx:
 
 def unmet(attack: ProfileAttack, defense: Defense, data: Dataset) -> str | None:
     """Why disguises that are compared on a surrogate meet nothing of this defense, or None where
-    they meet it, or its cleaning at least."""
+    they meet it, or its cleaning at least. The surrogate is trained on what the attacker sees:
+    no validation rows, and in black box no attributes of users."""
+    from bench.context import Context
     from bench.defense import Defense
 
-    reason = defense.unfit(_surrogate_plugin(attack), data)
+    reason = defense.unfit(_surrogate_plugin(attack), attack._seen(data, Context(0)))
     if reason is None or type(defense).clean is not Defense.clean:
         return None
     return f"disguises are compared on a surrogate without it: {reason}"

@@ -34,8 +34,17 @@ def blind(attack: Attack, model: Recommender) -> Iterator[None]:
         return
     with contextlib.ExitStack() as stack:
         for part in _parts(model):
-            stack.enter_context(_blinded(attack, part))
+            stack.enter_context(_blinded(attack.name, part))
         yield
+
+
+def hidden(attack: Attack | None, model: Recommender) -> Recommender:
+    """The model, which nobody but the attacker uses, without any test row from now on; as it is
+    for a declared oracle."""
+    if attack is None or not attack.sees_test:
+        for part in _parts(model):
+            _hide(attack.name if attack is not None else "the attack", part)
+    return model
 
 
 def _parts(model: Any) -> list[Recommender]:
@@ -52,23 +61,28 @@ def _parts(model: Any) -> list[Recommender]:
 
 
 @contextlib.contextmanager
-def _blinded(attack: Attack, part: Any) -> Iterator[None]:
-    data: Dataset = part.data
-    batches: Any = getattr(part, "batches", None)
-
-    def without(epoch: int, size: int, source: str = "train") -> Any:
-        if source == "test":
-            raise PluginError(f"{attack.name} asks for batches of the test rows, and has not said "
-                              "that it sees them; name the parameter whose value test means it in "
-                              "the class, as oracle_by = \"source\", or take the train rows")
-        return batches(epoch, size, source)
-
-    part.data = without_test(data)
-    if batches is not None:
-        part.batches = without
+def _blinded(name: str, part: Any) -> Iterator[None]:
+    data, batches = part.data, hasattr(part, "batches")
+    _hide(name, part)
     try:
         yield
     finally:
         part.data = data
-        if batches is not None:
+        if batches:
             del part.batches
+
+
+def _hide(name: str, part: Any) -> None:
+    """Take the test rows out of this part, through the object's own attributes."""
+    batches: Any = getattr(part, "batches", None)
+
+    def without(epoch: int, size: int, source: str = "train") -> Any:
+        if source == "test":
+            raise PluginError(f"{name} asks for batches of the test rows, and has not said "
+                              "that it sees them; name the parameter whose value test means it in "
+                              "the class, as oracle_by = \"source\", or take the train rows")
+        return batches(epoch, size, source)
+
+    part.data = without_test(part.data)
+    if batches is not None:
+        part.batches = without

@@ -171,12 +171,13 @@ class HistoryAttack(InsideAttack):
         Args:
             model: whose histories are edited. source: the model that the attack is made on.
         """
+        from bench.blind import blind
         from bench.stages import without_test
 
         histories = model.histories()
         aim = np.zeros(0, np.int64) if targets is None else targets
         genuine = histories[:data.n_genuine]
-        with source.evaluating():
+        with source.evaluating(), blind(self, source):
             made = self.edit(self._told(source, ctx), [h.copy() for h in genuine], aim.copy(),
                              without_test(data), ctx)
         if len(made) != len(genuine):

@@ -195,7 +195,7 @@ class _Run:
         data = load_dataset(self._make("datasets", self.job["dataset"]), self.job["data_key"])
         self.genuine = data
         poison: Attack | None = self._make("attacks", self.job["poison"])
-        ctx = self._attacker()
+        ctx = self._attacker(poison)
         spent = {"attack_seconds": 0.0, "defense_seconds": 0.0}
         attack = None if poison is None else _Timed(poison, spent)
         start = time.perf_counter()
@@ -203,12 +203,13 @@ class _Run:
         spent["defense_seconds"] = time.perf_counter() - start - spent["attack_seconds"]
         return dataclasses.replace(prepared, intruder=poison), spent, ctx.notes
 
-    def _attacker(self) -> Context:
+    def _attacker(self, attack: Attack | None) -> Context:
         """A context for one attack: what it may have of the victim, and room for its notes."""
+        from bench.blind import hidden
         from bench.victim import Victim
 
         victim = Victim(self._make("models", self.job["model"]), self.defense, self.ctx,
-                        self._undefended)
+                        lambda: hidden(attack, self._undefended()))
         return dataclasses.replace(self.ctx, victim=victim, notes={})
 
     def _undefended(self) -> Recommender:
@@ -279,7 +280,7 @@ class _Run:
 
         header = cell["header"]
         key, attack = header["key"], self._make("attacks", cell["attack"])
-        ctx = self._attacker()
+        ctx = self._attacker(attack)
         ctx.notes.update(notes)
         start = time.perf_counter()
         with under_attack(attack, model, prepared, ctx) as struck:

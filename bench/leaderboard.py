@@ -221,7 +221,7 @@ class Board:
             key = (e.row, e.first.attack.name, _but_for_knowledge(e))
             if e.adaptive:
                 knowing.append((key, e))
-            else:
+            elif not e.first.threat.get("unseen"):  # meant to know, and made otherwise than static
                 static[key] = e
         return [(static[key], e) for key, e in knowing if key in static]
 

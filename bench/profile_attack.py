@@ -122,6 +122,15 @@ class ProfileAttack(Attack):
             return None
         return unmet(self, defense, data)
 
+    def unfit_defended(self, defense: Defense, model: ModelPlugin, data: Dataset) -> str | None:
+        reason = super().unfit_defended(defense, model, data)
+        if reason is None and self.knowledge == "white":
+            lacks = defense.unfit(model, self._seen(data, Context(0)))
+            if lacks is not None:
+                return ("a white-box attacker trains the attacked pipeline on train rows alone, "
+                        f"where it cannot stand: {lacks}")
+        return reason
+
     def threat_model(self) -> ThreatModel:
         return dataclasses.replace(self.threat, knowledge=self.knowledge, goal=self.goal)
 

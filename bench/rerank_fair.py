@@ -3,6 +3,7 @@ what stands in it for labels that nobody has yet."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -142,6 +143,10 @@ class FairLists(Reranked):
         """All users' lists for a split, made once."""
         if split not in self._solved:
             items, values = self._candidates(split)
+            if self.blank():
+                places = np.tile(np.arange(min(self.length, items.shape[1])), (len(items), 1))
+                self._solved[split] = Solution(places, (math.nan,) * 2, (math.nan,) * 2)
+                return self._solved[split]
             scores = unit(torch.as_tensor(values)).numpy().astype(np.float64)
             liked = self.seen.valid.positives().users
             wanted = np.bincount(liked, minlength=self.seen.n_users).astype(np.float64)
@@ -153,6 +158,12 @@ class FairLists(Reranked):
     def judged(self) -> Ints:
         """Users with a positive in the validation split."""
         return np.unique(self.seen.valid.positives().users)
+
+    def blank(self) -> bool:
+        """Whether nobody of one side has a positive in the validation split, as where injected
+        users are all of it: nothing says what its lists are worth, and none are chosen."""
+        judged = self.side[self.judged()]
+        return not all((judged == which).any() for which in (1, 0))
 
     def _candidates(self, split: str) -> tuple[Ints, Floats]:
         """Every user's candidates and their scores, (n_users, N) each."""

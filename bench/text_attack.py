@@ -138,6 +138,7 @@ class TextAttack(ModelAttack):
 
     @contextlib.contextmanager
     def strike(self, model: Recommender, prepared: Prepared, ctx: Context) -> Iterator[Struck]:
+        from bench.blind import blind
         from bench.evaluate import evaluate
         from bench.stages import without_test
 
@@ -152,7 +153,7 @@ class TextAttack(ModelAttack):
 
             before, clean = list(data.item_text or ()), exposures()
             source = self.made_on(model, ctx)
-            with offering(source, targets), source.evaluating():
+            with offering(source, targets), source.evaluating(), blind(self, source):
                 shown = Shown(source, self, seen, before)
                 made = self.rewritten(shown, without_test(data), targets, ctx)
             facts = {"clean_targets": clean, "users_seen": len(seen), "queries": shown.asked,

@@ -103,6 +103,7 @@ class TokenAttack(InsideAttack):
 
     @contextlib.contextmanager
     def strike(self, model: Recommender, prepared: Prepared, ctx: Context) -> Iterator[Struck]:
+        from bench.blind import blind
         from bench.evaluate import evaluate
         from bench.queries import uncounted
         from bench.text.token_target import Target, mean_norm, moving
@@ -124,7 +125,7 @@ class TokenAttack(InsideAttack):
             radius = check_radius(self, self.eps, self.eps * mean_norm(source), "tokens")
             facts = {"clean_targets": clean, "users_seen": len(seen), "radius": radius}
             if known:
-                with source.evaluating():
+                with source.evaluating(), blind(self, source):
                     moves = {t: (k.span, self.perturbation(k, t, radius, ctx))
                              for t, k in known.items()}
                     facts |= {"queries": sum(k.queries for k in known.values()),

@@ -34,8 +34,10 @@ class UserFairness(Defense):
     Groups: the `share` most active users against the rest (attribute: activity), or one value of
     a user attribute against all others. Items beyond `length` keep their order. eps .inf leaves
     the model as it is. Adaptive attack: fake users of high activity push genuine ones out of the
-    advantaged group; power users of random-profiles with a large length. Attacks on vectors are not
-    adaptive: a linear program has no slopes.
+    advantaged group; random-profiles with a large length. Where fakes are all of that group,
+    nobody in it has validation rows: lists are served as the model makes them, and the facts say
+    so. Attacks on vectors are not adaptive: a linear program has no slopes. Attackers who inject
+    profiles have no validation rows, and meet nothing of it.
 
     Example: defenses: [{user-fairness: {attribute: activity, share: 0.05, eps: [0.0, 0.01]}}]
     """
@@ -91,6 +93,9 @@ class UserFairness(Defense):
 
         if not isinstance(model, FairLists):
             return {}
+        if model.blank():
+            return {"lists": "as the model makes them: nobody of one group has a positive in the "
+                             "validation split"}
         found = model.solution()
         judged = {name: int((model.side[model.judged()] == which).sum())
                   for which, name in ((1, "group"), (0, "rest"))}

@@ -23,6 +23,7 @@ from bench.defenses.pca_filter import PcaFilter
 from bench.errors import PluginError
 from bench.models.als import ALS
 from bench.models.base import Recommender
+from bench.registry import Registry
 from bench.stages import without_test
 from bench.victim import Victim
 
@@ -147,6 +148,45 @@ def test_who_meets_nothing_of_the_defense_is_not_called_adaptive(data: Dataset) 
     for other in (RandomProfiles(), RandomProfiles(adaptive=True, knowledge="white"),
                   ProbeProfiles(adaptive=True)):  # means not to; asks the pipeline; reads its lists
         assert other.unseen(Serves(), data) is None
+
+
+@pytest.mark.parametrize("knowledge", ["gray", "black"])
+def test_called_adaptive_is_who_trains_with_the_defense(data: Dataset, knowledge: str) -> None:
+    """Of every defense that fits: what is said beforehand is what then happens, on what this
+    attacker sees, who has no validation rows and, in black box, no attributes of users."""
+    from bench.defense import Defense as Base
+
+    registry, genders = Registry(), np.array(["f", "m"])[np.arange(data.n_users) % 2]
+    whole = data.replace(user_attributes={"gender": genders})
+    attack = RandomProfiles(budget=0.05, adaptive=True, tries=2, knowledge=knowledge, known=0.5)
+    own: dict[str, Any] = {"group-dro": {"groups": "gender"},
+                           "attribute-removal": {"attributes": ["gender"]}}
+    surrogate, unmet = adaptive._surrogate_plugin(attack), set()
+    for name in registry.names("defenses"):
+        cls: Any = registry.get("defenses", name)
+        params = {**cls.test_params(), **own.get(name, {})}
+        defense: Any = registry.make("defenses", {"name": name, "params": params})
+        if defense.unfit(surrogate, whole) is not None or cls.clean is not Base.clean:
+            continue
+        ctx = context(defense)
+        reason = attack.unseen(defense, whole)
+        if name not in ("user-fairness", "group-dro", "attribute-removal", "none"):
+            assert reason is None, name  # asked, not trained: it looks at nothing that is hidden
+            continue
+        attack.poison(whole, ctx)
+        assert [how["defended"] for _, how in trainings(ctx)] == [reason is None] * 2, name
+        unmet |= {name} if reason else set()
+    hidden = {"group-dro", "attribute-removal"} if knowledge == "black" else set()
+    assert unmet == {"user-fairness"} | hidden
+
+
+def test_who_knows_the_pipeline_lacks_its_validation_rows(data: Dataset) -> None:
+    fair: Any = Registry().make("defenses", {"name": "user-fairness", "params": {"share": 0.3}})
+    attack, bprmf = RandomProfiles(adaptive=True, knowledge="white"), adaptive._surrogate_plugin(
+        RandomProfiles())
+    assert fair.unfit(bprmf, data) is None
+    assert "on train rows alone" in str(attack.unfit_defended(fair, bprmf, data))
+    assert attack.unfit_defended(NoDefense(), bprmf, data) is None
 
 
 @pytest.mark.parametrize("attack", [RandomProfiles(adaptive=True, tries=2, knowledge="white"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from bench.api import Context, Dataset, Interactions
+from bench.attacks.random_profiles import RandomProfiles
 from bench.datasets.blocks import Blocks
 from bench.defenses.none import NoDefense
 from bench.defenses.user_fairness import UserFairness
@@ -207,3 +208,22 @@ def test_groups_and_refusals(blocks):
     assert neutral.unfit(Pop(), blocks.replace(valid=blocks.valid[:0])) is None
     assert neutral.harden(model, blocks, CTX) is model
     assert neutral.served_facts(model) == {}
+
+
+def test_fakes_that_fill_the_group_leave_the_lists_as_they_are(blocks):
+    """Nobody of it has a validation row, so that nothing says what its lists are worth."""
+    defense = UserFairness(share=0.09, candidates=40)  # as many as there are fakes
+    attack = RandomProfiles(budget=0.1, length=30)
+    poisoned = attack.poison(blocks, CTX)
+    plugin = BPRMF(dim=8, epochs=3, batch_size=256, learning_rate=0.02, patience=0)
+    base = build(plugin, poisoned, CTX)
+    base.fit(NoDefense(), lambda event: None)
+    served = hardened(defense, base, poisoned)
+    assert (served.side[blocks.n_genuine:] == 1).all()
+    everybody = torch.arange(blocks.n_genuine)
+    assert served.blank()
+    lists = [served.best(m.scores(everybody).detach(), everybody, "test")[0][:, :10]
+             for m in (base, served)]
+    assert torch.equal(*lists)
+    assert "nobody of one group" in defense.served_facts(served)["lists"]
+    assert not hardened(UserFairness(share=0.3, candidates=40), base, poisoned).blank()

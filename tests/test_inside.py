@@ -13,8 +13,9 @@ from bench._contracts_lab import blocks, bprmf, fit, trained_bprmf
 from bench.api import Context
 from bench.attacks.torchattacks import SUITABLE, USED_BY, TorchAttacks
 from bench.coerce import parameters
-from bench.errors import InputError
+from bench.errors import InputError, PluginError
 from bench.inside import LONGEST, InsideAttack
+from bench.models import recbole
 from bench.models.base import TorchRecommender
 from bench.registry import Registry
 
@@ -128,6 +129,38 @@ def test_only_a_declared_oracle_is_handed_test_rows() -> None:
             assert handed.pop() == expected
             assert target.data is whole
             assert "batches" not in vars(target)
+
+
+def test_what_reads_histories_is_handed_no_test_row() -> None:
+    """White box; and none comes with the undefended model, from a run's job."""
+    from bench.attacks.substitution import Substitution
+    from bench.blind import hidden
+
+    handed: list[int] = []
+
+    class Looks(Substitution):
+        name = "looks"
+
+        def edit(self, model: Any, histories: Any, targets: Any, data: Any, ctx: Any) -> Any:
+            handed.append(len(model.data.test))
+            return histories
+
+    data = blocks()
+    model: Any = fit(recbole.member("SASRec")(max_length=8, epochs=1, patience=0, hidden_size=16,
+                                              inner_size=32), data)
+    model.data = data
+    plugin = Looks()
+    plugin.edited(model, model, data, None, Context(0))
+    assert handed == [0]
+    assert model.data is data
+    undefended = hidden(plugin, model)
+    assert not len(undefended.data.test)
+    with pytest.raises(PluginError, match="looks asks for batches of the test rows"):
+        undefended.batches(0, 8, "test")
+    plain: Any = fit(bprmf(), data)
+    plain.data = data
+    assert len(hidden(REGISTRY.make("attacks", {"name": "pgd", "params": {"source": "test"}}),
+                      plain).data.test)
 
 
 # -- parameters that would change nothing --------------------------------------------------------

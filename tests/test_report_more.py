@@ -131,6 +131,21 @@ def test_who_is_adaptive_by_what_he_knows_is_paired_as_well(tmp_path: Path) -> N
     assert len(tables["adaptive"].rows) == 4
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 1, 0)])
+def test_who_meant_to_be_adaptive_and_met_nothing_is_no_static_attack(
+        tmp_path: Path, order: tuple[int, ...]) -> None:
+    """Its profiles are disguised all the same: it stands for nobody."""
+    (meant, threat), static, white = (profiles("gray", True), profiles("gray", False),
+                                      profiles("white", True))
+    made = [(meant, {**threat, "adaptive": False, "unseen": "no surrogate"}), static, white]
+    run = SyntheticRun(tmp_path, lift=lambda m, d, a: 0.01 * len(a))
+    for attack, who in ((NONE, None), *(made[n] for n in order)):
+        run.add(spec("BPR"), spec("apt"), attack, *([] if who is None else [who]))
+    board, _ = boarded(run)
+    assert [(s.attack, e.attack) for s, e in board.static_and_adaptive()] == [
+        (static[0]["label"], white[0]["label"])]
+
+
 @pytest.mark.parametrize(("loss", "lift", "code"), [
     (0.0, 0.0, "adaptive-equals-static"), (1e-9, 0.0, None), (0.0, 1e-9, None),
     (0.0, -1e-9, "adaptive-weaker")])
