@@ -538,7 +538,7 @@ def test_orders_differ_between_users_and_come_again(data: Dataset) -> None:
 
 
 def test_a_listwise_model_is_measured_and_a_pointwise_one_says_why_not(data: Dataset) -> None:
-    made = plugin("attacks", "candidate-permutation", orders=3)
+    made = plugin("attacks", "candidate-permutation", orders=3, targets=0)
     yes = plugin("models", "yes-no", model="tiny-random")
     assert "does not reach it" in made.unfit(yes, data)
     assert "no prompt" in made.unfit(plugin("models", "bprmf"), data)
