@@ -21,6 +21,7 @@ _LARGEST = 1e8  # bound on ε above which no such grid is computed
 _FAST = 1e6  # ε above which noise is first sought by Rényi divergences
 _LEAST = 1e-5  # ε below which rounding errors of a grid count
 _LESS = (1.0, 0.995, 0.99, 0.98, 0.96, 0.93, 0.9)  # shares of a noise that counts an infinite ε
+_MOST_STEPS = 1_000_000  # beyond, composing privacy losses takes minutes
 _MET = 0.9  # of a small ε asked for, the least that noise must spend for it to count as met
 
 
@@ -101,6 +102,7 @@ def _composed(sample_rate: float, noise_multiplier: float, steps: int, delta: fl
               grid: float | None, once: float = 0.0) -> float:
     """ε by privacy loss distributions on a grid of that width, or by Rényi divergences."""
     import dp_accounting
+    import numpy as np
     from dp_accounting.pld import PLDAccountant
     from dp_accounting.rdp import RdpAccountant
 
@@ -115,7 +117,8 @@ def _composed(sample_rate: float, noise_multiplier: float, steps: int, delta: fl
             ledger.compose(event, steps)
         if once:
             ledger.compose(dp_accounting.GaussianDpEvent(once))
-        return float(ledger.get_epsilon(delta))
+        with np.errstate(over="ignore"):  # a ratio beyond all floats is compared, and larger
+            return float(ledger.get_epsilon(delta))
     finally:
         log.setLevel(level)
 
@@ -134,6 +137,10 @@ def noise_for(epsilon: float, sample_rate: float, steps: int, delta: float,
     """
     from scipy.optimize import brentq
 
+    if accountant == "pld" and steps > _MOST_STEPS:
+        raise InputError(f"{steps:,} steps are more than accountant pld can compose in minutes",
+                         key="accountant", hint=f"take accountant: rdp, or at most "
+                         f"{_MOST_STEPS:,} steps (epochs / sample_rate)")
     if epsilon < _LEAST:
         raise InputError(f"an epsilon of {epsilon:g} is too small to be counted by an accountant",
                          key="epsilon", hint=f"ask for {_LEAST:g} or more, or give the "
@@ -193,9 +200,11 @@ def no_promise(delta: float, data: Dataset) -> str | None:
 
 def chosen_together(data: Dataset) -> str | None:
     """Why no mechanism that sees one user at a time protects anybody here, or None: which rows of
-    a user are learned from depends on all other users (`bench.shots`)."""
+    a user are learned from depends on all other users (`bench.shots`, `Dataset.together`)."""
     if data.shots is None:
-        return None
+        return None if data.together is None else (
+            f"user-level privacy would be claimed falsely: one user more or less in {data.name} "
+            f"changes which rows of others are learned from ({data.together})")
     return (f"user-level privacy would be claimed falsely: the {len(data.shots)} shots of "
             f"{data.name} are drawn from everybody's rows together, so that one user more or less "
             "changes those of others; set shots of the dataset to 0")

@@ -101,6 +101,8 @@ class Dataset:
             learned from, before valid and test; None: none. See `bench.shots`.
         shots: (examples, 2) user and item of the train rows that models which learn row by row
             learn from, the other train rows being what came before them; None: all.
+        together: which preparation let one user decide which train rows others have, and what to
+            set instead; None: none did. User-level privacy promises nothing then.
         asked: users whose lists are asked for and who alone are evaluated, sorted; None: all.
             A model's own data has None: everybody validates.
         notes: counted facts about loading (duplicates dropped, users without test items, …).
@@ -123,6 +125,7 @@ class Dataset:
     threshold: float | None = None
     context: Interactions | None = None
     shots: Ints | None = None
+    together: str | None = None
     asked: Ints | None = None
     notes: Mapping[str, int] = field(default_factory=dict)
 

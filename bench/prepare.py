@@ -20,7 +20,7 @@ from bench.errors import InputError
 from bench.filtering import Mask
 from bench.logs import Log
 from bench.shots import few_shot
-from bench.splits import SPLITS, TEST, TRAIN, VALID, Parts, hold_out_newest, split_rows
+from bench.splits import SPLITS, TEST, TOGETHER, TRAIN, VALID, Parts, hold_out_newest, split_rows
 
 
 class PreparedDataset(DatasetPlugin):
@@ -32,7 +32,8 @@ class PreparedDataset(DatasetPlugin):
     ratios: tuple[float, ...] = param((0.8, 0.1, 0.1), "shares of train, valid and test; for "
                                       "cold-items, the share of test is one of the items")
     last: int = param(1, "rows per user in valid and in test, for leave-last-out", low=1)
-    split_seed: int = param(0, "of ratio-random and cold-items; the run's seed does not enter",
+    split_seed: int = param(0, "of ratio-random, ratio-hash and cold-items; the run's seed "
+                            "does not enter",
                             low=0)
     threshold: float | None = param(None, "rating from which a row counts as liked; null: every "
                                     "row does")
@@ -77,17 +78,32 @@ class PreparedDataset(DatasetPlugin):
         if not len(sieve.rows):
             raise InputError(f"dataset {self.name!r}: no row is left after filtering",
                              hint="; ".join(f"{k}: {n:,}" for k, n in sieve.notes.items()))
+        together = self._together(None)
         if sieve.parts is None:
+            together = self._together(TOGETHER.get(self.split))
             sieve.parts = split_rows(sieve.rows, self.split, ratios=self.ratios, last=self.last,
-                                     seed=self.split_seed)
+                                     seed=self.split_seed,
+                                     names=(sieve.user_ids, sieve.item_ids))
         elif valid_rows:
+            if log.times is None:
+                together = ("valid_rows are drawn without times; set valid_rows to 0 or name the "
+                            "time column")
             train = sieve.parts == TRAIN
             sieve.parts[train] = hold_out_newest(sieve.rows[train], valid_rows, self.split_seed)
         sieve.drop_strangers()
         made = sieve.dataset(self.name).replace(
             rating_scale=rating_scale if log.ratings is not None else None,
-            threshold=self.threshold)
+            threshold=self.threshold, together=together)
         return check(self._asking(few_shot(made, self.shots, self.shot_history, self.split_seed)))
+
+    def _together(self, split: str | None) -> str | None:
+        """How one user decides about others' rows with these parameters; see `Dataset`."""
+        if self.k_core > 1:
+            return (f"k_core {self.k_core} keeps rows by how many other users have; set k_core to "
+                    "0, or filter the file beforehand where who is kept is no secret")
+        return None if split is None else (
+            f"split: {self.split} is {split}; take ratio-hash, ratio-time, leave-one-out or "
+            "leave-last-out")
 
     def _asking(self, data: Dataset) -> Dataset:
         """The data with `ask_users` of the users who have something to find in test."""

@@ -9,6 +9,7 @@ random split has a seed of its own, so that all seeds of a run meet the same dat
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 
@@ -20,23 +21,29 @@ from bench.data import Floats, Interactions, Ints
 from bench.errors import InputError
 
 Parts = npt.NDArray[np.int8]
+Names = tuple[Sequence[str], Sequence[str]]
 TRAIN, VALID, TEST = 0, 1, 2
 
-SPLITS = ("ratio-time", "ratio-random", "leave-one-out", "leave-last-out", "time-cut",
-          "cold-items")
+SPLITS = ("ratio-time", "ratio-random", "ratio-hash", "leave-one-out", "leave-last-out",
+          "time-cut", "cold-items")
+TOGETHER = {
+    "ratio-random": "one stream of random numbers for everybody's rows",
+    "time-cut": "a share of everybody's rows", "cold-items": "drawn among everybody's items"}
+"""Splits in which one user more or less changes which train rows others have, and why."""
 
 
 def split_rows(rows: Interactions, how: str, *, ratios: Sequence[float] = (0.8, 0.1, 0.1),
-               last: int = 1, seed: int = 0) -> Parts:
+               last: int = 1, seed: int = 0, names: Names | None = None) -> Parts:
     """The part of each row, int8 (rows,).
 
     Args:
         rows: all interactions, filtered.
         how: one of SPLITS.
         ratios: shares of train, valid and test; they sum to 1 (ratio-time, ratio-random,
-            time-cut, cold-items).
+            ratio-hash, time-cut, cold-items).
         last: rows per user in valid and in test (leave-last-out).
-        seed: of ratio-random and cold-items.
+        seed: of ratio-random, ratio-hash and cold-items.
+        names: outside ids of users and of items, for ratio-hash; None: their indices.
 
     Raises:
         InputError: the ratios make no sense, or a split by time was asked of rows without times.
@@ -49,6 +56,8 @@ def split_rows(rows: Interactions, how: str, *, ratios: Sequence[float] = (0.8, 
         return ratio_by_time(rows, ratios)
     if how == "ratio-random":
         return ratio_at_random(rows, ratios, seed)
+    if how == "ratio-hash":
+        return ratio_by_hash(rows, ratios, seed, names)
     if how == "time-cut":
         return time_cut(rows, ratios)
     if how == "cold-items":
@@ -89,6 +98,22 @@ def ratio_at_random(rows: Interactions, ratios: Sequence[float], seed: int) -> P
     """As `ratio_by_time`, with each user's rows in random order."""
     drawn = Context(seed).stream("split", "ratio-random").random(len(rows))
     return _by_ratio(rows, drawn, ratios)
+
+
+def ratio_by_hash(rows: Interactions, ratios: Sequence[float], seed: int,
+                  names: Names | None = None) -> Parts:
+    """As `ratio_at_random`, in the order of a hash of seed, user id and item id: nobody's parts
+    depend on who else is in the data, as user-level privacy needs it."""
+    pairs = zip(rows.users.tolist(), rows.items.tolist(), strict=True)
+    if names is not None:
+        pairs = ((names[0][u], names[1][i]) for u, i in pairs)  # type: ignore[assignment]
+    key = np.array([_hashed(f"{seed}\0{user}\0{item}") for user, item in pairs], np.float64)
+    return _by_ratio(rows, key, ratios)
+
+
+def _hashed(text: str) -> float:
+    """A number in [0, 1) that anybody's text alone decides."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
 
 
 def time_cut(rows: Interactions, ratios: Sequence[float]) -> Parts:
@@ -180,7 +205,7 @@ def _places(rows: Interactions, key: Floats) -> tuple[Ints, Ints]:
 def _times(rows: Interactions) -> Floats:
     if rows.times is None:
         raise InputError("a split by time was asked, and the data has no times", key="split",
-                         hint="name the time column, or take ratio-random")
+                         hint="name the time column, or take ratio-random or ratio-hash")
     return rows.times
 
 

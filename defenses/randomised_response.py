@@ -69,6 +69,9 @@ class RandomisedResponse(Defense):
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
         if self.mode in PROMISING and "histories" in model.gives:
             return f"{model.name} learns from the order of a history, which is not sent"
+        if self.mode in PROMISING and "ratings" in model.gives:
+            return (f"{model.name} learns from ratings, which are not sent; take mode: positives, "
+                    "which keeps them")
         if self.mode == "k-rr" and data.n_items < 2:
             return "one item leaves no other to answer with"
         if self.mode in PROMISING and not math.isinf(self.answer_epsilon):

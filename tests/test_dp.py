@@ -532,3 +532,10 @@ def test_graph_models_of_recbole_are_refused(data):
     reason = DpSgd().unfit(member("LightGCN")(), data)
     assert reason is not None
     assert "would be claimed falsely" in reason
+
+
+def test_more_steps_than_can_be_composed_are_refused_at_once() -> None:
+    with pytest.raises(InputError, match="20,000,000 steps") as error:
+        noise_for(8.0, 1e-5, 20_000_000, 1e-5)
+    assert "rdp" in str(error.value.hint)
+    assert 0 < noise_for(8.0, 1e-5, 20_000_000, 1e-5, "rdp") < 2

@@ -82,6 +82,17 @@ def test_clopper_pearson_by_the_binomial() -> None:
     assert clopper_pearson(0, 20)[0] == 0.0
 
 
+@pytest.mark.parametrize(("rate", "allowed"), [(0.001, 0), (0.01, 1), (0.0199, 2), (0.02, 3)])
+def test_at_most_this_rate_is_no_more_than_it(rate: float, allowed: int) -> None:
+    """Of 150 non-members .1 % is nobody, and 1 % one: a half does not become a whole."""
+    others = np.arange(150.0)
+    rate_of_members, cut = tpr_at(np.array([*(149.5, 148.5, 147.5, 146.5)]), others, rate)
+    assert int((others > cut).sum()) == allowed
+    assert allowed <= rate * 150 + 1e-9
+    assert rate_of_members == min(1 + allowed, 4) / 4
+    assert highest_fpr(rate, 150) == clopper_pearson(allowed, 150)[1]
+
+
 def test_the_interval_covers_and_the_proven_epsilon_is_a_bound() -> None:
     rng = np.random.default_rng(1)
     is_member, owners = np.arange(600) % 2 == 0, np.arange(600) // 4
@@ -277,6 +288,18 @@ def test_each_candidate_is_in_half_of_the_shadows(data: Dataset,
     held = sum(np.isin(keys, d.train.users * data.n_items + d.train.items).astype(int)
                for d in seen)
     assert (held == 3).all()
+
+
+def test_nothing_of_users_outside_is_trained_on(data: Dataset) -> None:
+    """Nor do their validation rows decide when training stops."""
+    plugin = ShadowUserMembership(held_out=0.4, dim=8, k=5)
+    outside, _ = plugin._groups(data, Context(0))
+    kept = plugin.before_training(data, Context(0))
+    assert len(outside) >= 10
+    assert np.isin(outside, data.valid.users).any()
+    for part in (kept.train, kept.valid):
+        assert len(part)
+        assert not np.isin(part.users, outside).any()
 
 
 def test_users_outside_are_told_by_popular_lists(data: Dataset) -> None:

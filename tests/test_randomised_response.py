@@ -6,6 +6,7 @@ import itertools
 import math
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from bench.datasets.blocks import Blocks
 from bench.defenses.randomised_response import RandomisedResponse
 from bench.errors import InputError
 from bench.models.bprmf import BPRMF
+from bench.registry import Registry
 from bench.training import FitResult
 
 GRID = Path(__file__).parents[1] / "bench" / "grids" / "papers" / "ldp-ml1m.yaml"
@@ -340,3 +342,11 @@ def test_the_grid_of_the_published_table_loads():
         5, 3, 2, 1, 0.1]
     assert {d.params()["mode"] for d in grid.defenses if d.name != "none"} == {"positives"}
     assert [m.name for m in grid.models] == ["MultiVAE"]
+
+
+@pytest.mark.parametrize("mode", ["profile", "oue", "k-rr"])
+def test_who_learns_from_ratings_is_refused_where_none_are_sent(mode: str) -> None:
+    model: Any = Registry().make("models", {"name": "rating-mf", "params": {}})
+    data = Blocks().load()
+    assert "ratings, which are not sent" in str(RandomisedResponse(mode=mode).unfit(model, data))
+    assert RandomisedResponse(mode="positives").unfit(model, data) is None
