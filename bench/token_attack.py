@@ -37,11 +37,12 @@ class TokenAttack(InsideAttack):
     One δ per target, the same in the prompts of all users; each token's part at most `eps` mean
     token norms long (L2; the mean is over the distinct tokens of the items' texts). Other tokens
     of the prompt stay, those of the same item in a history too. Authors write `delta`. eps 0 is
-    the identity.
+    the identity. A target whose text has no token is left alone.
 
-    In the facts, `clean_targets` are the exposures of the same targets among the same unseen
-    users, with the same offer and computed in the same way (without the kept prefix), with δ = 0;
-    `queries` counts prompts whose margin the attacker read or differentiated.
+    In the facts, `targets_without_tokens` counts those, and `margin` is over the others;
+    `clean_targets` are the exposures of the same targets among the same unseen users, with the
+    same offer and computed in the same way (without the kept prefix), with δ = 0; `queries`
+    counts prompts whose margin the attacker read or differentiated.
     """
 
     targets: int = param(5, "how many target items", low=1)
@@ -101,12 +102,29 @@ class TokenAttack(InsideAttack):
                                  f"served ({type(bare).__name__}) reads none")
         return bare
 
+    def known(self, source: PointwiseRecommender, targets: Ints, seen: Ints) -> dict[int, Target]:
+        """The targets by item, in the prompts of the users in `seen`: those whose text has tokens.
+
+        Raises:
+            CannotActError: none has.
+        """
+        from bench.text.token_target import Target
+
+        found = {t: Target(source, t, seen) for t in targets.tolist()}
+        able = {t: k for t, k in found.items() if k.span.places}
+        if not able:
+            named = ", ".join(source.data.item_ids[t] for t in found)
+            raise CannotActError(f"{self.name} moves the tokens of texts, and what {named} is read "
+                                 "as has none; take a stratum or a seed with other targets, or "
+                                 "fill the texts in")
+        return able
+
     @contextlib.contextmanager
     def strike(self, model: Recommender, prepared: Prepared, ctx: Context) -> Iterator[Struck]:
         from bench.blind import blind
         from bench.evaluate import evaluate
         from bench.queries import uncounted
-        from bench.text.token_target import Target, mean_norm, moving
+        from bench.text.token_target import mean_norm, moving
         from bench.text_attack import MEASURED
         from bench.text_shown import offering
 
@@ -116,7 +134,7 @@ class TokenAttack(InsideAttack):
         bare, source = self.pointwise(model), self.pointwise(self.made_on(model, ctx))
         with contextlib.ExitStack() as stack, contextlib.ExitStack() as offered:
             offered.enter_context(offering(model, targets))
-            known = {int(t): Target(source, int(t), seen) for t in targets} if self.eps else {}
+            known = self.known(source, targets, seen) if self.eps else {}
             still = {t: (k.span, k.still) for t, k in known.items()}
             with uncounted(model), moving(bare, still):
                 model.forget()
@@ -128,7 +146,8 @@ class TokenAttack(InsideAttack):
                 with source.evaluating(), blind(self, source):
                     moves = {t: (k.span, self.perturbation(k, t, radius, ctx))
                              for t, k in known.items()}
-                    facts |= {"queries": sum(k.queries for k in known.values()),
+                    facts |= {"targets_without_tokens": len(targets) - len(known),
+                          "queries": sum(k.queries for k in known.values()),
                               "tokens": float(np.mean([len(k.span.places)
                                                        for k in known.values()])),
                               "margin": {"clean": _mean([k.mean(k.still)[0] for k in

@@ -367,6 +367,45 @@ def test_a_text_that_is_read_as_other_tokens_is_no_place_for_delta(data: Dataset
         scores(asked)
 
 
+def without_text(data: Dataset, items: Any) -> Dataset:
+    return data.replace(item_text=["" if n in items else t
+                                   for n, t in enumerate(data.item_text or ())])
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_target_without_a_text_is_left_alone_and_counted(data: Dataset, name: str) -> None:
+    bare, full = attack(name).aims(data, Context(0)).tolist()
+    given = without_text(data, [bare])
+    served = model(given)
+    with served.offering(np.array([bare, full])):
+        clean = served.scores(torch.arange(24))
+    struck, under = strike(served, given, name, eps=0.5)
+    assert struck.facts["targets_without_tokens"] == 1
+    assert struck.facts["margin"]["attacked"] != struck.facts["margin"]["clean"]
+    assert struck.facts["tokens"] == len(span(served, full).places) > 0
+    other = int(np.setdiff1d(np.arange(24), [bare, full])[0])
+    users = [u for u in range(24) if clean[u, [bare, full, other]].min() >= 0]
+    assert users
+    for user in users:
+        still, moved = ((under[user, t] - clean[user, t] - under[user, other] + clean[user, other]
+                         ).abs() for t in (bare, full))
+        assert float(still) < 1e-5 < float(moved)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_targets_without_any_text_are_named(data: Dataset, name: str) -> None:
+    targets = attack(name).aims(data, Context(0)).tolist()
+    given = without_text(data, targets)
+    served = model(given)
+    with pytest.raises(CannotActError, match=f"i{targets[0]}, i{targets[1]} is read as has none"):
+        strike(served, given, name)
+    known = target(given, served, targets[0])  # nothing to move: no error, and the plain margin
+    assert known.span.places == ()
+    assert known.mean(known.still)[0] == pytest.approx(float(margins(
+        served, [(p, Span(known.span.suffix, (0,)), torch.zeros(1, known.still.shape[1]))
+                 for p in known.prefixes]).mean()), abs=1e-5)
+
+
 @pytest.mark.parametrize("name", [*ATTACKS, "gcg-suffix"])
 def test_a_text_too_long_for_a_prompt_is_refused_by_name(data: Dataset, name: str) -> None:
     made = plugin("attacks", name, targets=1, **({"tokens": 2} if name == "gcg-suffix" else {}))

@@ -49,7 +49,8 @@ def margins(model: PointwiseRecommender, prompts: Sequence[tuple[Sequence[int], 
     ids, _ = language.batch([[*prefix, *s.suffix] for prefix, s, _ in prompts])
     vectors: Tensor = language.embeddings()(ids).detach()  # (B, L, width)
     for row, (prefix, s, delta) in enumerate(prompts):
-        at = torch.tensor([len(prefix) + n for n in s.places], device=ids.device)
+        at = torch.tensor([len(prefix) + n for n in s.places], dtype=torch.long,
+                          device=ids.device)  # (tokens of the text,); a text may have none
         vectors = vectors.index_put((torch.full_like(at, row), at), delta.to(vectors.dtype),
                                     accumulate=True)
     rows = [[*prefix, *s.suffix] for prefix, s, _ in prompts]
