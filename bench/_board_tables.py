@@ -17,6 +17,7 @@ from bench._board_more import (
     privacy,
     worst_cases,
 )
+from bench._board_order import CONTROL, FIRST_ORDER, by_order
 from bench._board_view import (
     NONE,
     Table,
@@ -71,8 +72,9 @@ class Builder:
         for dataset in self.board.datasets:
             made += [t for t in (self.accuracy(dataset), self.attacked(dataset, False),
                                  self.attacked(dataset, True), self.exposure(dataset),
-                                 worst_cases(self, dataset), adaptive(self, dataset),
-                                 crossed(self, dataset), detection(self, dataset),
+                                 by_order(self, dataset), worst_cases(self, dataset),
+                                 adaptive(self, dataset), crossed(self, dataset),
+                                 detection(self, dataset),
                                  self.fairness(dataset), between_users(self, dataset),
                                  between_items(self, dataset), privacy(self, dataset),
                                  inference(self, dataset), cost(self, dataset),
@@ -169,16 +171,16 @@ class Builder:
         return Table(f"{self.short['dataset'][dataset]}: {metric or 'accuracy'} {what}",
                      ["model", "defense", "clean", *(self.short["attack"][a] for a in attacks)],
                      rows, kind="attacked", fixed=2,
-                     notes=[*_numbered(notes), *self._reasons("skipped", skipped)])
+                     notes=[*_numbered(notes), *self.reasons("skipped", skipped)])
 
     def _threat(self, attack: str) -> Mapping[str, Any]:
         return next(e for (_, a), e in self.board.entries.items() if a == attack).first.threat
 
     def _idle(self, dataset: str) -> list[str]:
         """Lines for the rows that are in the grid and in no table."""
-        return self._reasons("skipped whole", self.board.idle_rows(dataset))
+        return self.reasons("skipped whole", self.board.idle_rows(dataset))
 
-    def _reasons(self, head: str, rows: Mapping[Row, Sequence[str]]) -> list[str]:
+    def reasons(self, head: str, rows: Mapping[Row, Sequence[str]]) -> list[str]:
         """One line per reason, whichever model it was given for."""
         grouped: dict[str, dict[str, list[str]]] = {}
         for row, reasons in rows.items():
@@ -247,9 +249,10 @@ class Builder:
                     flags=self.codes(row, None, ("exposure-floor",)))
 
     def exposure(self, dataset: str) -> Table | None:
-        """Target exposure under each attack that has targets, and its lift over clean."""
+        """Target exposure under each attack or control that has targets, and its lift over
+        clean."""
         attacks = [a for a in self.board.attacks(dataset)
-                   if any(e.exposure or (e.first.threat.get("goal") in ("push", "nuke"))
+                   if any(e.exposure or e.rank or e.first.threat.get("goal") in ("push", "nuke")
                           for (r, x), e in self.board.entries.items()
                           if x == a and r[0] == dataset)]
         metrics = self.lifted(dataset)
@@ -274,10 +277,12 @@ class Builder:
         name = metrics[0] if len(metrics) == 1 else "target exposure"
         return Table(f"{self.short['dataset'][dataset]}: {name} of the attacked items, and its "
                      "lift", headers, rows, kind="exposure", fixed=2 + (len(metrics) > 1),
-                     notes=[*_numbered(notes), *self._reasons("skipped", skipped), *(
+                     notes=[*_numbered(notes), *self.reasons("skipped", skipped), *(
                          ["target-rank: mean rank of the targets among all items that can be "
                           "recommended, 1 is best: an attack that pushes lowers it"]
-                         if "target-rank" in metrics else [])])
+                         if "target-rank" in metrics else []), *(
+                         [FIRST_ORDER] if any(self.board.specs["attack"][a].name == CONTROL
+                                              for a in attacks) else [])])
 
     def _exposed(self, e: Entry | None, metric: str, notes: dict[str, int]) -> View:
         if e is None or not e.ok:
