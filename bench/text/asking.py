@@ -4,7 +4,7 @@ questions, answers are read from logits or written greedily, and what happened i
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -79,8 +79,9 @@ class Asker:
               most: int) -> list[str]:
         """Greedy answers of at most so many tokens, each up to the end-of-text token."""
         found: dict[int, list[int]] = {}
-        greedy = self._greedy if self.language.role == "causal" else self._greedy_seq2seq
-        for places in chunks(suffixes, self.batch):
+        causal = self.language.role == "causal"
+        greedy = self._greedy if causal else self._greedy_seq2seq
+        for places in alike(suffixes, self.batch) if causal else chunks(suffixes, self.batch):
             found.update(zip(places, greedy(prefix, [list(suffixes[n]) for n in places], most),
                              strict=True))
         return [str(self.language.tokenizer.decode(found[n], skip_special_tokens=True))
@@ -94,26 +95,24 @@ class Asker:
 
     def _greedy(self, prefix: Sequence[int], rows: list[list[int]], most: int
                 ) -> list[list[int]]:
+        """Of rows of one length: what a cache holds of padding behind a shorter row would count
+        for a window that looks back so many places, while the answer goes on."""
         language, shared = self.language, self._prefix(prefix)
-        ids, mask = language.batch(rows)
+        ids, _ = language.batch(rows)
         size, width = ids.shape
         cache = copy.deepcopy(shared._cache)
         cache.batch_repeat_interleave(size)
-        seen = torch.cat([mask.new_ones(size, shared.length), mask], 1)
+        seen = ids.new_ones(size, shared.length + width)
         at = torch.arange(width, device=ids.device).expand(size, width) + shared.length
-        last = mask.sum(dim=1) - 1
-        keep, where = torch.unique(last, return_inverse=True)
-        out = language.module(input_ids=ids, attention_mask=seen, position_ids=at, cache=cache,
-                              use_cache=True, logits_to_keep=keep)
-        token = out.logits[torch.arange(size, device=ids.device), where].argmax(dim=-1)  # (B,)
-        place = last + shared.length + 1
         written = _Written(size, self._stops())
-        while written.add(token) and len(written.rows[0]) < most:
+        while True:
+            out = language.module(input_ids=ids, attention_mask=seen, position_ids=at, cache=cache,
+                                  use_cache=True, logits_to_keep=1)
+            token = out.logits[:, -1].argmax(dim=-1)  # (B,)
+            if not written.add(token) or len(written.rows[0]) >= most:
+                return written.cut()
+            ids, at = token[:, None], at[:, -1:] + 1
             seen = torch.cat([seen, seen.new_ones(size, 1)], 1)
-            out = language.module(input_ids=token[:, None], attention_mask=seen, cache=cache,
-                                  position_ids=place[:, None], use_cache=True, logits_to_keep=1)
-            token, place = out.logits[:, -1].argmax(dim=-1), place + 1
-        return written.cut()
 
     def _greedy_seq2seq(self, prefix: Sequence[int], rows: list[list[int]], most: int
                         ) -> list[list[int]]:
@@ -131,6 +130,19 @@ class Asker:
             if not written.add(token):
                 break
         return written.cut()
+
+
+def alike(suffixes: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
+    """Places of the suffixes in batches of one length, so that none is padded.
+
+    >>> list(alike([[1], [2, 3], [4], [5], [6, 7]], 2))
+    [[0, 2], [3], [1, 4]]
+    """
+    by_length: dict[int, list[int]] = {}
+    for n, suffix in enumerate(suffixes):
+        by_length.setdefault(len(suffix), []).append(n)
+    for _, places in sorted(by_length.items()):
+        yield from (places[start:start + size] for start in range(0, len(places), size))
 
 
 def _last_of(rows: list[list[int]], after: Callable[[list[list[int]], list[int]], Tensor]
