@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -53,9 +54,13 @@ class AttributePrompt(PrivacyAttack):
     matter more than any word. Whole sentences that say nothing (sentences) are reported, too;
     they change more of the prompt than a group does and are no floor.
 
-    k is below the number of candidates that a model re-ranks: otherwise all lists hold the same
-    items. serp and prag, which see the order, may go as far as that number. Nobody is attacked and
-    nothing changes. Intervals resample users.
+    All of it is measured on the same candidates: what is stated, and in which order a history is
+    shown, changes the prompt and not what a retriever reads.
+
+    k is below what can be shown to each user: the candidates that a model re-ranks, the items
+    that a user does not have yet. Otherwise all lists hold the same items. prag, which sees their
+    order, may go as far as that number. Nobody is attacked and nothing changes. Intervals resample
+    users.
 
     Example: attacks: [{attribute-prompt: {attribute: gender, k: 10}}]
     """
@@ -75,9 +80,16 @@ class AttributePrompt(PrivacyAttack):
         if "{value}" not in self.statement:
             raise InputError("the statement does not say where {value} goes", key="statement",
                              hint='"The user is {value} fan."')
-        if len(self.groups()) < 2:
+        plain = [" ".join(g.split()) for g in self.groups()]
+        if "" in plain or len(set(plain)) < len(plain):
+            twice = sorted({g for g in plain if plain.count(g) > 1})
+            raise InputError("a group without a name" if "" in plain else
+                             f"{', '.join(map(repr, twice))} stands there twice, and a group "
+                             "differs from itself in nothing", key="values",
+                             hint="name each group once, as [a nurse, a pilot]")
+        if len(plain) < 2:
             raise InputError("a range needs two groups", key="values", hint="name two or more")
-        if len(self.groups()) > len(NEUTRAL):
+        if len(plain) > len(NEUTRAL):
             raise InputError(f"at most {len(NEUTRAL)} groups have a floor of as many neutral "
                              "statements", key="values")
 
@@ -95,10 +107,14 @@ class AttributePrompt(PrivacyAttack):
         return ThreatModel("output-query", "none", "infer")
 
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
+        from bench.text.sensitivity import fills
+
         if "prompts" not in model.gives:
             return f"{model.name} reads no prompt, which could say something about the user"
-        most = getattr(model, "candidates", 0)  # 0: the whole catalogue
-        if most and self.k >= most + (self.similarity != "jaccard"):
+        most = int(getattr(model, "candidates", 0))  # 0: the whole catalogue
+        if fills(self.k, min(most or data.n_items, data.n_items), self.similarity):
+            if not 0 < most < data.n_items:
+                return f"lists of k {self.k} hold all {data.n_items} items that there are: fewer k"
             return (f"lists of k {self.k} hold all {most} candidates that {model.name} re-ranks, "
                     "whatever it answers, and below them the retriever's order: fewer k, or more "
                     "candidates")
@@ -107,49 +123,51 @@ class AttributePrompt(PrivacyAttack):
     def infer(self, model: Recommender, prepared: Prepared, ctx: Context
               ) -> tuple[dict[str, float], dict[str, Any]]:
         from bench.models.base import innermost
-        from bench.text.sensitivity import similarities, snsr, snsv
+        from bench.shown_lists import asks_inside
+        from bench.text.sensitivity import fills, least_shown, lists_of, similarities, snsr, snsv
+        from bench.text.templates import slots
 
         asked: PromptRecommender = innermost(model)  # type: ignore[assignment]
-        if "{about}" not in asked.prompt.prefix:
+        if "about" not in slots(asked.prompt.prefix):
             raise CannotActError(f"prompt {asked.prompt.name!r} has no place {{about}} for what is "
-                                 "said about the user")
+                                 "said about the user: put it into the prompt's prefix")
+        if not asks_inside(model):
+            raise CannotActError("what the defense serves was made before, and does not follow "
+                                 "from what a prompt says")
         data = prepared.genuine
         users = np.arange(data.n_genuine) if data.asked is None else data.asked
         if self.users and self.users < len(users):
             users = np.sort(ctx.stream("audit").permutation(users)[:self.users])
+        most = asked.plugin.candidates or data.n_items
+        least, who = least_shown(model.data, users, most)
+        if fills(self.k, least, self.similarity):
+            raise CannotActError(
+                f"lists of k {self.k} hold all {least} items that user {model.data.user_ids[who]} "
+                f"can be shown ({most} candidates at most, without what the user has), whatever "
+                "the model answers: fewer k, more candidates, or users who have less")
         groups, n = self.groups(), len(self.groups())
-        neutral = self._lists(model, users)
+        neutral = lists_of(model, users, self.k)
 
         def stated(texts: Sequence[str]) -> Any:
             found = []
             for text in texts:
                 with asked.stating(text + "\n"):
-                    found.append(self._lists(model, users))
+                    found.append(lists_of(model, users, self.k))
             return similarities(np.stack(found), neutral, self.similarity)
 
         made = {"": stated([self.statement.replace("{value}", g) for g in groups]),
                 "-wording": stated([self.statement.replace("{value}", w) for w in NEUTRAL[:n]]),
                 "-sentences": stated(SENTENCES[:n])}
-        most = asked.plugin.history
-
-        def reordered(k: int, user: int) -> Any:
-            """The history with the items that the prompt shows in another order."""
-            items = asked.history(user, "test")
-            cut = max(len(items) - most, 0)
-            return np.concatenate([items[:cut], ctx.stream("order", k, user).permutation(
-                items[cut:])])
-
-        orders = [[reordered(k, u) for u in range(data.n_users)] for k in range(n)]
         shuffled = []
-        for order in orders:
-            with model.reading(order):
-                shuffled.append(self._lists(model, users))
+        for k in range(n):
+            with asked.showing(functools.partial(reordered, ctx, k)):
+                shuffled.append(lists_of(model, users, self.k))
         made["-history"] = similarities(np.stack(shuffled), neutral, self.similarity)
         if asked.plugin.order_unread() is None:
             moved = []
             for k in range(n):
                 with asked.shuffled(ctx.number("candidates", k) % 2**31):
-                    moved.append(self._lists(model, users))
+                    moved.append(lists_of(model, users, self.k))
             made["-candidates"] = similarities(np.stack(moved), neutral, self.similarity)
 
         picks = ctx.stream("bootstrap").integers(len(users), size=(self.draws, len(users)))
@@ -173,20 +191,7 @@ class AttributePrompt(PrivacyAttack):
         low, high = np.quantile(draws, [0.025, 0.975])
         values |= {name: value, f"{name}-low": float(low), f"{name}-high": float(high)}
 
-    def _lists(self, model: Recommender, users: Ints) -> Any:
-        """The lists of these users, (users, k), best first, the lower index first among equals."""
-        import torch
 
-        from bench.shown_lists import best_items
-
-        found = []
-        with torch.no_grad():
-            for start in range(0, len(users), 64):
-                block = users[start:start + 64]
-                scores = model.scores(torch.as_tensor(block, device=model.ctx.device)
-                                      ).double().cpu().numpy().copy()
-                rows = model.data.known("test")
-                for row, user in enumerate(block.tolist()):
-                    scores[row, rows.items[rows.users == user]] = -np.inf
-                found.append(best_items(scores, self.k))
-        return np.concatenate(found)
+def reordered(ctx: Context, which: int, user: int, items: Ints) -> Ints:
+    """The items of a history in an order drawn for the user."""
+    return ctx.stream("order", which, user).permutation(items)

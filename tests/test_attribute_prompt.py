@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +13,20 @@ import torch
 
 from bench.context import Context
 from bench.data import Dataset
-from bench.errors import InputError
-from bench.models.base import build
+from bench.errors import CannotActError, InputError
+from bench.models.base import Wrapped, build
 from bench.registry import Registry
 from bench.stages import Prepared
-from bench.text.sensitivity import jaccard, prag, serp, similarities, snsr, snsv
+from bench.text.sensitivity import (
+    fills,
+    jaccard,
+    lists_of,
+    prag,
+    serp,
+    similarities,
+    snsr,
+    snsv,
+)
 
 REGISTRY = Registry()
 
@@ -62,14 +73,37 @@ def test_spread_over_groups() -> None:
     assert snsv(similar) == pytest.approx(1 / 3)
 
 
-def audited(data: Dataset, rate: Any, **params: Any) -> tuple[dict[str, float], dict[str, Any]]:
-    made = build(plugin("models", "yes-no", model="tiny-random", candidates=0), data, Context(0))
+@pytest.mark.parametrize("kind", ["jaccard", "serp", "prag"])
+def test_lists_are_full_where_any_two_are_as_good_as_equal(kind: str) -> None:
+    for shown, k in itertools.product(range(1, 5), range(1, 6)):
+        rest = tuple(range(10, 10 + max(k - shown, 0)))  # what stands below all that is shown
+        lists = [(*head[:k], *rest) for head in itertools.permutations(range(shown))]
+        found = {round(float(similarities(np.array([[b]]), np.array([a]), kind)[0, 0]), 9)
+                 for a in lists for b in lists}
+        assert (found == {1.0}) == (fills(k, shown, kind) and (kind != "prag" or shown == 1)
+                                    ), (k, shown)
+
+
+def scorer(data: Dataset, rate: Any = None, **params: Any) -> Any:
+    """The model yes-no, which answers by `rate` if there is one."""
+    made: Any = build(plugin("models", "yes-no", **{"model": "tiny-random", "candidates": 0}
+                             | params), data, Context(0))
     made.fit(plugin("defenses", "none"), lambda event: None)
-    made.rate = lambda *a: rate(made, *a)  # type: ignore[attr-defined]
-    audit = plugin("attacks", "attribute-prompt", k=5, draws=100, **params)
+    if rate:
+        made.rate = lambda *a: rate(made, *a)
+    return made
+
+
+def infer(made: Any, **params: Any) -> tuple[dict[str, float], dict[str, Any]]:
+    audit = plugin("attacks", "attribute-prompt", **{"k": 5, "draws": 100} | params)
+    data = made.data
     found: tuple[dict[str, float], dict[str, Any]] = audit.infer(
         made, Prepared(data, data, data, None), Context(0))
     return found
+
+
+def audited(data: Dataset, rate: Any, **params: Any) -> tuple[dict[str, float], dict[str, Any]]:
+    return infer(scorer(data, rate), **params)
 
 
 @pytest.fixture(scope="module")
@@ -138,11 +172,148 @@ def test_the_floor_of_candidates_is_there_where_their_order_is_read(data: Datase
 def test_lists_of_all_candidates_say_nothing(data: Dataset) -> None:
     model = plugin("models", "yes-no", model="tiny-random", candidates=5)
     for similarity, k, why in (("jaccard", 4, ""), ("jaccard", 5, "k 5 hold all 5"),
-                               ("serp", 5, ""), ("prag", 6, "k 6 hold all 5")):
+                               ("serp", 5, "k 5 hold all 5"), ("prag", 5, ""),
+                               ("prag", 6, "k 6 hold all 5")):
         found = plugin("attacks", "attribute-prompt", k=k, similarity=similarity).unfit(model, data)
         assert why in found if why else found is None
-    whole = plugin("models", "yes-no", model="tiny-random", candidates=0)
-    assert plugin("attacks", "attribute-prompt", k=40).unfit(whole, data) is None
+    for candidates in (0, 100):
+        whole = plugin("models", "yes-no", model="tiny-random", candidates=candidates)
+        assert plugin("attacks", "attribute-prompt", k=40).unfit(whole, data) is None
+        assert "hold all 48 items" in plugin("attacks", "attribute-prompt", k=48).unfit(whole, data)
+
+
+def test_lists_of_all_that_a_user_can_still_be_shown_say_nothing(data: Dataset) -> None:
+    data = data.replace(train=data.train[(data.train.users != 3) | (data.train.items % 3 > 0)])
+    rows = data.known("test")
+    left = [data.n_items - len(set(rows.items[rows.users == u])) for u in range(data.n_users)]
+    least, most = int(np.argmin(left)), int(np.argmax(left))
+    assert left[least] < left[most]
+
+    def other(m: Any, u: int, h: Any, c: Any, s: str) -> torch.Tensor:
+        assert len(c) == left[u]
+        return torch.from_numpy(c).float() * (-1 if "fan" in m._about else 1)
+
+    for candidates in (0, 100):
+        made = scorer(data.replace(asked=np.array([least, most])), other, candidates=candidates)
+        for k in (left[least], left[most], 1000):
+            with pytest.raises(CannotActError, match=f"k {k} hold all {left[least]} items that "
+                               f"user {data.user_ids[least]} can"):
+                infer(made, k=k)
+        assert max(infer(made, k=left[least] - 1)[1]["similarity"].values()) < 1
+    alone = scorer(data.replace(asked=np.array([most])), other)
+    assert max(infer(alone, k=left[most] - 1)[1]["similarity"].values()) < 1
+    few = scorer(data.replace(asked=np.array([least])), candidates=left[least] - 1)
+    with pytest.raises(CannotActError, match=f"all {left[least] - 1} items"):
+        infer(few, k=left[least] - 1)
+
+
+@pytest.mark.parametrize("groups", [("a boy", "a girl"), ("a", "b", "c", "d", "e"),
+                                    tuple("abcdefgh")])
+def test_each_floor_has_as_many_variants_as_there_are_groups(data: Dataset, groups: Any) -> None:
+    said: dict[str, None] = {}
+
+    def listening(m: Any, u: int, h: Any, c: Any, s: str) -> torch.Tensor:
+        said[m._about] = None
+        return torch.from_numpy(c).float()
+
+    small = data.replace(asked=np.arange(2))
+    _, facts = infer(scorer(small, listening), values=groups)
+    n, (none, *texts) = len(groups), said
+    assert none == ""
+    assert texts[:n] == [f"The user is {g} fan.\n" for g in groups]
+    worded, rest = texts[n:2 * n], texts[2 * n:]
+    assert all(t.startswith("The user is a") and t.endswith(" fan.\n") for t in worded)
+    assert len(set(worded)) == len(set(rest)) == len(rest) == n  # the history's say nothing
+    assert not any("fan.\n" in t and t.startswith("The user is a") for t in rest)
+    assert {k: len(v) for k, v in facts["similarity_neutral"].items()} == {
+        "wording": n, "sentences": n, "history": n}
+
+
+def test_the_floor_of_histories_moves_no_candidate(data: Dataset) -> None:
+    """Only what the prompt shows: of a model that does not look at it, no list moves."""
+    chosen: dict[int, set[tuple[int, ...]]] = {}
+    shown: dict[int, set[tuple[int, ...]]] = {}
+
+    def by_statement(m: Any, u: int, h: Any, c: Any, s: str) -> torch.Tensor:
+        chosen.setdefault(u, set()).add(tuple(c.tolist()))
+        shown.setdefault(u, set()).add(tuple(h.tolist()))
+        return torch.from_numpy(c).float() * (-1 if "female" in m._about else 1)
+
+    made = scorer(data, by_statement, candidates=8, history=5,
+                  retriever="text-cosine(model=tiny-random, decay=0.5)")
+    turned = [made.history(u, "test")[::-1].copy() for u in range(data.n_users)]
+    clean = lists_of(made, np.arange(data.n_users), 4)
+    with made.reading(turned):  # the order of a history does matter to this retriever
+        assert not np.array_equal(lists_of(made, np.arange(data.n_users), 4), clean)
+    chosen.clear(), shown.clear()
+    values, facts = infer(made, k=4)
+    assert values["snsr-history"] == 0
+    assert set(facts["similarity_neutral"]["history"]) == {1.0}
+    assert values["snsr"] == values["snsr-over-floor"] > 0.5
+    assert {len(c) for c in chosen.values()} == {1}
+    for user, orders in shown.items():
+        latest = made.history(user, "test")[-5:].tolist()
+        assert len(orders) > 1
+        assert {tuple(sorted(o)) for o in orders} == {tuple(sorted(latest))}
+
+
+class Keeping(Wrapped):
+    """Keeps the scores of all users until it is told that something changed."""
+
+    kept: torch.Tensor | None = None
+
+    def scores(self, users: torch.Tensor, split: str = "test") -> torch.Tensor:
+        if self.kept is None:
+            self.kept = self.base.scores(torch.arange(self.data.n_users), split)
+        return self.kept[users]
+
+    def forget(self) -> None:
+        super().forget()
+        self.kept = None
+
+
+class Fixed(Keeping):
+    def forget(self) -> None:
+        self.base.forget()
+
+
+def test_a_defense_that_keeps_lists_hears_of_each_statement(data: Dataset) -> None:
+    def biased(m: Any, u: int, h: Any, c: Any, s: str) -> torch.Tensor:
+        return torch.from_numpy(c).float() * (-1 if "female" in m._about else 1)
+
+    made = scorer(data, biased)
+    assert infer(Keeping(made)) == infer(made)
+    fixed = Fixed(made)
+    fixed.scores(torch.arange(2))
+    with pytest.raises(CannotActError, match="made before"):
+        infer(fixed)
+
+
+def test_lists_hold_nothing_that_a_user_has(data: Dataset) -> None:
+    """Though a model may like it best: one that reads less of a history, for instance."""
+    made, rows = Fixed(scorer(data)), data.known("test")
+    made.kept = torch.rand(data.n_users, data.n_items, generator=torch.manual_seed(0))
+    made.kept[rows.users, rows.items] += 1
+    for user, found in enumerate(lists_of(made, np.arange(data.n_users), 20)):
+        assert not set(found) & set(rows.items[rows.users == user])
+        scores = made.kept[user, found]
+        assert scores.tolist() == sorted(scores.tolist(), reverse=True)
+
+
+def test_a_prompt_without_a_place_for_the_statement_is_refused(data: Dataset,
+                                                               tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    for about, fits in (("{about}", True), ("{{about}} in braces.", False), ("", False)):
+        path.write_text('name: mine\nversion: 1\nkind: pointwise\n'
+                        f'prefix: "{about}A user liked these:\\n{{history}}"\n'
+                        'candidate: "Will the user like {item}?"\nyes: [" Yes"]\nno: [" No"]\n')
+        made = scorer(data.replace(asked=np.arange(2)), lambda m, u, h, c, s: torch.zeros(len(c)),
+                      prompt=str(path))
+        if fits:
+            infer(made)
+        else:
+            with pytest.raises(CannotActError, match=r"no place \{about\}"):
+                infer(made)
 
 
 def test_the_statement_reaches_the_prompt_and_leaves_it_again(data: Dataset) -> None:
@@ -153,9 +324,15 @@ def test_the_statement_reaches_the_prompt_and_leaves_it_again(data: Dataset) -> 
     assert made.prefix([1]) == before
 
 
-@pytest.mark.parametrize("params", [{"statement": "nothing"}, {"values": ("one",)}])
-def test_an_audit_that_cannot_be_is_refused(params: dict[str, Any]) -> None:
-    with pytest.raises(InputError):
+@pytest.mark.parametrize(("params", "why"), [
+    ({"statement": "nothing"}, "where {value} goes"), ({"values": ("one",)}, "needs two groups"),
+    ({"values": tuple("abcdefghi")}, "at most 8 groups"),
+    ({"values": ("a boy", "a girl", "a boy")}, "'a boy' stands there twice"),
+    ({"values": ("a boy", "a  boy ")}, "'a boy' stands there twice"),
+    ({"values": ("", "a boy")}, "without a name"), ({"values": (" ", "a boy")}, "without a name"),
+    ({"values": ("", "")}, "without a name")])
+def test_an_audit_that_cannot_be_is_refused(params: dict[str, Any], why: str) -> None:
+    with pytest.raises(InputError, match=why):
         plugin("attacks", "attribute-prompt", **params)
 
 

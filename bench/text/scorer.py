@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -74,6 +74,7 @@ class PromptRecommender(Fitting, TorchRecommender):
         self._disliked: dict[str, list[Ints]] = {}
         self._offered: Ints = np.empty(0, np.int64)
         self._shuffle: int | None = None
+        self._shown: Callable[[int, Ints], Ints] | None = None
         self._about = ""
 
     def load_language(self) -> Language:
@@ -163,6 +164,8 @@ class PromptRecommender(Fitting, TorchRecommender):
                 if len(chosen):
                     history = self.history(user, split)[-self.plugin.history:] \
                         if self.plugin.history else np.empty(0, np.int64)
+                    if self._shown is not None:
+                        history = self._shown(user, history)
                     if self._shuffle is not None:
                         chosen = np.random.default_rng((self._shuffle, user)).permutation(chosen)
                     rated = self.rate(user, history, chosen, split).float()
@@ -237,6 +240,16 @@ class PromptRecommender(Fitting, TorchRecommender):
             yield
         finally:
             self._about = before
+
+    @contextlib.contextmanager
+    def showing(self, shown: Callable[[int, Ints], Ints]) -> Iterator[None]:
+        """Inside, prompts show shown(user, items) in place of the latest items of a history.
+        Candidates are those of histories as they are, which is what a retriever reads."""
+        before, self._shown = self._shown, shown
+        try:
+            yield
+        finally:
+            self._shown = before
 
     @contextlib.contextmanager
     def reading(self, histories: Sequence[Ints]) -> Iterator[None]:

@@ -7,10 +7,14 @@ scaled so that equal lists have 1. The authors' released notebook does not: see 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.data import Floats
+from bench.data import Dataset, Floats, Ints
+
+if TYPE_CHECKING:
+    from bench.models.base import Recommender
 
 
 def jaccard(one: Sequence[int], other: Sequence[int]) -> float:
@@ -60,6 +64,17 @@ def prag(one: Sequence[int], other: Sequence[int]) -> float:
 SIMILARITIES = {"jaccard": jaccard, "serp": serp, "prag": prag}
 
 
+def fills(k: int, shown: int, kind: str) -> bool:
+    """Whether lists of k have similarity 1 whatever a model answers, as they hold everything that
+    it can show. Jaccard and SERP* ask which items a list holds, and see no order among the same
+    ones; PRAG* does.
+
+    >>> fills(3, 3, "serp"), fills(3, 3, "prag"), fills(4, 3, "prag"), fills(2, 3, "jaccard")
+    (True, False, True, False)
+    """
+    return k >= shown + (kind == "prag" and shown > 1)
+
+
 def similarities(lists: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
                  neutral: np.ndarray[tuple[int, ...], np.dtype[np.int64]], kind: str) -> Floats:
     """Similarity of each user's lists to the neutral one: (variants, users).
@@ -81,3 +96,35 @@ def snsr(similar: Floats) -> float:
 def snsv(similar: Floats) -> float:
     """Standard deviation over the groups of the mean similarity (of a population)."""
     return float(similar.mean(axis=1).std())
+
+
+# -- the lists -----------------------------------------------------------------------------------
+
+def lists_of(model: Recommender, users: Ints, k: int) -> Ints:
+    """The lists of these users without what they have, best first, the lower index first among
+    equals: (users, k)."""
+    import torch
+
+    from bench.shown_lists import best_items
+
+    found, rows = [], model.data.known("test")
+    model.forget()  # a wrapper may have kept lists of another prompt
+    with torch.no_grad():
+        for start in range(0, len(users), 64):
+            block = users[start:start + 64]
+            scores = model.scores(torch.as_tensor(block, device=model.ctx.device)
+                                  ).double().cpu().numpy().copy()  # (B, items)
+            for row, user in enumerate(block.tolist()):
+                scores[row, rows.items[rows.users == user]] = -np.inf
+            found.append(best_items(scores, k))
+    return np.concatenate(found)
+
+
+def least_shown(data: Dataset, users: Ints, most: int) -> tuple[int, int]:
+    """The fewest items that a list of one of these users can be made of, and that user: those of
+    the catalogue that the user is not known to have, `most` of them at most."""
+    rows = data.known("test")
+    pairs = np.unique(rows.users.astype(np.int64) * data.n_items + rows.items)
+    taken = np.bincount(pairs // data.n_items, minlength=data.n_users)
+    shown = np.minimum(data.n_items - taken[users], most)
+    return int(shown.min()), int(users[shown.argmin()])
