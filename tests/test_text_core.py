@@ -238,6 +238,21 @@ def test_a_mistake_in_a_prompt_file_is_named(tmp_path: Path, change: dict[str, A
     assert path in str(error.value)
 
 
+@pytest.mark.parametrize(("kind", "line", "missing"), [
+    ("listwise", "- {item}\n", "label"), ("listwise", "{label}.\n", "item"),
+    ("listwise", "{{label}}. {item}\n", "label"), ("seq2seq", "and so on, ", "item"),
+    ("seq2seq", "{item}, ", ""), ("listwise", "[{label}] {item}\n", "")])
+def test_each_candidate_of_a_list_has_a_text_and_what_an_answer_calls_it(
+        tmp_path: Path, kind: str, line: str, missing: str) -> None:
+    path = own_prompt(tmp_path, kind=kind, candidate="Rank:\n{items}\nRanking:", line=line)
+    if not missing:
+        assert prompts.load(path, kind).line == line
+        return
+    with pytest.raises(InputError, match=rf"'line' does not say where \{{{missing}\}}") as error:
+        prompts.load(path, kind)
+    assert path in str(error.value)
+
+
 def test_a_prompt_of_the_users_own_and_its_text_in_the_key(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(prompts.prompt_path("yes-no").read_text())

@@ -53,7 +53,8 @@ class Prompt:
             something; nothing does where not.
         candidate: what follows for a candidate, with {item}; listwise with {items}; pairwise
             with {first} and {second}; seq2seq with {item} or {items}.
-        line: where there are {items}: how one of them is set, with {label} and {item}.
+        line: where there are {items}: how one of them is set, with {item}; listwise with
+            {label}, too, by which the answer names it.
         yes, no: texts whose first token counts as the answer.
     """
 
@@ -190,6 +191,8 @@ def _check(p: Prompt, path: str) -> None:
         needed["disliked"] = {"history"}
     if p.kind == "seq2seq" and "items" in asked["candidate"]:
         needed["candidate"] = {"items"}
+    if "items" in needed["candidate"]:  # without a label no answer names a candidate
+        needed["line"] = {"item", "label"} if p.kind == "listwise" else {"item"}
     for key, wanted in needed.items():
         if wanted - asked[key]:
             raise InputError(f"{key!r} does not say where {{{min(wanted - asked[key])}}} goes",
