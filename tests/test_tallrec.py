@@ -271,6 +271,22 @@ def test_answers_kept_from_before_a_step_are_not_given_after_it(data: Dataset) -
     assert torch.equal(model.scores(torch.arange(4), "valid"), kept)
 
 
+def test_validation_reads_what_the_weights_say_now(data: Dataset) -> None:
+    """After each epoch, as a fresh model with the same weights: not what was answered before."""
+    model, users = fresh(data, patience=2, epochs=3, validate_users=5), torch.arange(4)
+    seen: list[torch.Tensor] = []
+
+    def after_epoch(event: Any) -> None:
+        other = fresh(data, patience=2, epochs=3)
+        other.load_state(model.state())
+        seen.append(model.scores(users, "valid"))
+        assert torch.equal(seen[-1], other.scores(users, "valid"))
+
+    model.fit(plugin("defenses", "none"), after_epoch)
+    assert len(seen) == 3
+    assert not torch.equal(seen[0], seen[1])  # it did learn in between
+
+
 def test_bad_settings_are_named(data: Dataset) -> None:
     with pytest.raises(InputError, match="cannot be tuned by lora"):
         fresh(data, tune="lora", target_modules="no_such_layer")
