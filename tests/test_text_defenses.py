@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bench.context import Context
-from bench.data import Dataset
+from bench.data import Dataset, Interactions
 from bench.errors import InputError
 from bench.models.base import Recommender, build
 from bench.purifying import Support
@@ -496,6 +496,17 @@ def test_support_agrees_with_counting_other_users(data: Dataset) -> None:
                      / (max(count[i], 1) * max(count[j], 1)) ** 0.5 for j in history if j != i]
             slow.append(np.mean(likes) if likes else np.inf)
         assert support(user, np.array(history)).tolist() == pytest.approx(slow)
+
+
+def test_nobody_is_the_witness_of_his_own_history(data: Dataset) -> None:
+    """Items 0 and 1 were taken together by user 0 alone, by users 1 and 2 one each: nothing
+    bears them out for user 0, who does so for anybody else, by 1 / √(2 · 2)."""
+    train = Interactions(np.array([0, 0, 1, 2]), np.array([0, 1, 0, 1]))
+    support = Support(data.replace(train=train))
+    both = np.array([0, 1])
+    assert support(0, both).tolist() == [0.0, 0.0]
+    assert support(3, both).tolist() == pytest.approx([0.5, 0.5])
+    assert support(1, both).tolist() == pytest.approx([0.5 ** 0.5] * 2)  # √(1 · 2) without his row
 
 
 def test_what_is_inserted_goes_and_little_else(data: Dataset) -> None:
