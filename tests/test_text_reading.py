@@ -210,6 +210,19 @@ def test_texts_that_are_all_long_lose_history_and_then_their_ends(data: Dataset)
         assert m.take_facts()["texts_cut"] == 9  # candidates, and the history that was tried
 
 
+def test_each_history_that_lost_items_counts_once_and_all_its_items_count(data: Dataset) -> None:
+    m = model(longer(data, list(range(48)), 60), history=6)
+    m.language.limit = 700
+    out = []
+    for user, history in ((0, np.arange(6)), (1, np.arange(10, 16)), (0, np.arange(6))):
+        with m.asked(user, history, np.array([20, 21, 22]), "test"):
+            out.append(m.left_out)
+    assert min(out) > 0
+    assert out[0] == out[2]  # the same prompt again
+    facts = m.take_facts()
+    assert (facts["histories_cut"], facts["history_items_cut"]) == (2, out[0] + out[1])
+
+
 def test_where_nothing_helps_the_item_is_named(data: Dataset) -> None:
     m = model(longer(data, [22]))
     m.language.limit = 20
