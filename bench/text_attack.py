@@ -16,7 +16,7 @@ import numpy as np
 from bench.attack import STRATA, ModelAttack, Struck, ThreatModel, pick_targets, too_many
 from bench.context import Context
 from bench.data import Dataset, Ints
-from bench.errors import InputError, PluginError
+from bench.errors import CannotActError, InputError, PluginError
 from bench.plugin import param
 from bench.queries import uncounted
 from bench.text_shown import Shown, offering
@@ -38,6 +38,33 @@ def crowded(targets: int, model: ModelPlugin) -> str | None:
         return None
     return (f"{targets} targets among {size} candidates leave nothing to compete with; take fewer "
             "targets or more candidates")
+
+
+def lonely(data: Dataset) -> str | None:
+    """Why users cannot be shared out between an attacker and what is measured, or None."""
+    users = data.n_genuine if data.asked is None else len(data.asked)
+    return None if users > 1 else (
+        f"{users} of {data.n_genuine} users {'is' if users == 1 else 'are'} evaluated, and an "
+        "attacker sees the lists of some and is measured on others: ask two users or more "
+        "(ask_users)")
+
+
+def crowd(data: Dataset, sample: float, ctx: Context) -> tuple[Ints, Ints]:
+    """Users an attacker knows, and those it is measured on: both sorted, neither empty.
+
+    Args:
+        sample: share of the users asked that the attacker knows.
+
+    Raises:
+        CannotActError: a single user is asked.
+    """
+    reason = lonely(data)
+    if reason:
+        raise CannotActError(reason)
+    users = np.arange(data.n_genuine) if data.asked is None else data.asked
+    order = ctx.stream("crowd").permutation(users)
+    seen = min(max(1, round(sample * len(order))), len(order) - 1)
+    return np.sort(order[:seen]), np.sort(order[seen:])
 
 
 class TextAttack(ModelAttack):
@@ -111,7 +138,8 @@ class TextAttack(ModelAttack):
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
         if "text" not in model.gives:
             return f"{model.name} reads no texts of items"
-        return crowded(self.targets, model) or too_many(self.targets, self.stratum, data)
+        return (crowded(self.targets, model) or too_many(self.targets, self.stratum, data)
+                or lonely(data))
 
     def comparable(self) -> str:
         bounds = [f"at most {self.edits} characters changed"]
@@ -131,10 +159,7 @@ class TextAttack(ModelAttack):
 
     def crowd(self, data: Dataset, ctx: Context) -> tuple[Ints, Ints]:
         """Users whose lists the attacker sees, and those it is measured on; both sorted."""
-        users = np.arange(data.n_genuine) if data.asked is None else data.asked
-        order = ctx.stream("crowd").permutation(users)
-        seen = min(max(1, round(self.sample * len(order))), len(order) - 1)
-        return np.sort(order[:seen]), np.sort(order[seen:])
+        return crowd(data, self.sample, ctx)
 
     @contextlib.contextmanager
     def strike(self, model: Recommender, prepared: Prepared, ctx: Context) -> Iterator[Struck]:

@@ -66,12 +66,13 @@ class TokenAttack(InsideAttack):
 
     def unfit(self, model: ModelPlugin, data: Dataset) -> str | None:
         from bench.text.prompted import PromptedModel
-        from bench.text_attack import crowded
+        from bench.text_attack import crowded, lonely
 
         if not isinstance(model, PromptedModel) or model.asks != "pointwise":
             return (f"{model.name} is no language model that is asked yes or no about one "
                     "candidate at a time")
-        return crowded(self.targets, model) or too_many(self.targets, self.stratum, data)
+        return (crowded(self.targets, model) or too_many(self.targets, self.stratum, data)
+                or lonely(data))
 
     def comparable(self) -> str:
         return (f"push, tokens of {self.targets} targets ({self.stratum}) moved by at most "
@@ -86,10 +87,9 @@ class TokenAttack(InsideAttack):
     def crowd(self, data: Dataset, ctx: Context) -> tuple[Ints, Ints]:
         """Users in whose prompts δ is made, and those it is measured on; both sorted. They are
         the users of attacks on texts with the same `sample`."""
-        users = np.arange(data.n_genuine) if data.asked is None else data.asked
-        order = ctx.stream("crowd").permutation(users)
-        seen = min(max(1, round(self.sample * len(order))), len(order) - 1)
-        return np.sort(order[:seen]), np.sort(order[seen:])
+        from bench.text_attack import crowd
+
+        return crowd(data, self.sample, ctx)
 
     def pointwise(self, model: Recommender) -> PointwiseRecommender:
         """The model inside all wrappers."""

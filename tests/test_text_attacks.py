@@ -17,7 +17,7 @@ from bench._contracts_lab import digest
 from bench._contracts_texts import levenshtein, random_edit
 from bench.context import Context
 from bench.data import Dataset
-from bench.errors import InputError, PluginError
+from bench.errors import CannotActError, InputError, PluginError
 from bench.evaluate import evaluate
 from bench.models.base import Wrapped, build
 from bench.plugin import param
@@ -553,3 +553,23 @@ def test_a_listwise_model_is_measured_and_a_pointwise_one_says_why_not(data: Dat
         assert s.facts["rank_variance"] > 0
         assert not torch.equal(m.scores(torch.arange(6)), clean)
     assert torch.equal(m.scores(torch.arange(6)), clean)
+
+
+# -- whom it knows and whom it is measured on ------------------------------------------------------
+
+@pytest.mark.parametrize("name", ["keyword-insertion", "token-noise"])
+def test_one_user_is_no_crowd(data: Dataset, model: Any, name: str) -> None:
+    made = plugin("attacks", name, targets=2)
+    reads = plugin("models", "yes-no", model="tiny-random")
+    for users in ([], [3]):
+        few = data.replace(asked=np.array(users, np.int64))
+        assert "ask two users or more" in made.unfit(reads, few)
+        with (pytest.raises(CannotActError, match=rf"{len(users)} of 60 users .* \(ask_users\)"),
+              struck(made, model, few)):
+            pass
+    for users in ([3, 5], list(range(10))):
+        few = data.replace(asked=np.array(users))
+        assert made.unfit(reads, few) is None
+        seen, unseen = made.crowd(few, Context(0))
+        assert len(seen) == max(1, 2 * len(users) // 5)
+        assert sorted([*seen, *unseen]) == users
