@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.errors import CannotActError, TrainingError
+from bench.errors import NO_BATCH, CannotActError, TrainingError
 from bench.fairness import labels_of
 from bench.models.base import Batch, Table, TorchRecommender
 
@@ -115,8 +115,7 @@ class Removal:
         """One pass over the train rows; the mean loss, the adversary's part included."""
         losses = [self.step(batch, epoch) for batch in self.loop.batches(epoch)]
         if not losses:
-            raise TrainingError("there is nothing to train on: no batch could be made of the "
-                                "train rows")
+            raise TrainingError(NO_BATCH)
         self.loop.notes["attribute-removal"] = {
             a: {"cross_entropy": sum(v[-100:]) / max(len(v[-100:]), 1),
                 "of_class_shares": self._entropy(a)} for a, v in self.met.items()}

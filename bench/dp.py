@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from bench.errors import PluginError, TrainingError
+from bench.errors import NO_BATCH, PluginError, TrainingError
 from bench.models.base import Batch, TorchRecommender
 from bench.sampling import hash_rows
 
@@ -92,8 +92,7 @@ class UserRows:
     def __init__(self, model: TorchRecommender, epoch: int) -> None:
         parts = list(model.batches(epoch, _ALL))
         if not parts:
-            raise TrainingError("there is nothing to train on: no batch could be made of the "
-                                "train rows")
+            raise TrainingError(NO_BATCH)
         batch = {k: torch.cat([part[k] for part in parts]) for k in parts[0]}
         order = batch["users"].argsort(stable=True)  # (N,)
         self.batch: dict[str, Tensor] = {k: v[order] for k, v in batch.items()}

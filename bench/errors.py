@@ -35,6 +35,11 @@ class TrainingError(BenchError):
     """Training cannot go on (loss not finite, nothing to train on). The cell fails."""
 
 
+NO_BATCH = ("there is nothing to train on: no batch could be made of the train rows (a model that "
+            "reads histories learns from a row only where its user liked an item before it: take "
+            "users with more rows (k_core: 5) or hold fewer rows out (split))")
+
+
 class ScoreError(BenchError):
     """A model gave scores that cannot be ranked: NaN, infinite, or of another shape."""
 

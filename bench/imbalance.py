@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.data import Dataset, Floats, Ints
-from bench.errors import InputError, PluginError, TrainingError
+from bench.errors import NO_BATCH, InputError, PluginError, TrainingError
 
 if TYPE_CHECKING:
     import torch
@@ -133,8 +133,7 @@ def redrawn(loop: Loop, epoch: int, gamma: float, stream: torch.Generator) -> It
 
     parts = list(loop.batches(epoch))
     if not parts:
-        raise TrainingError("there is nothing to train on: no batch could be made of the train "
-                            "rows")
+        raise TrainingError(NO_BATCH)
     if "items" not in parts[0]:
         raise PluginError("no row of this model's batches has an item of its own, so that none can "
                           "be drawn by it; let the model say whole_histories")

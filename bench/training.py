@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bench.api import ModelPlugin, param
-from bench.errors import InputError, TrainingError
+from bench.errors import NO_BATCH, InputError, TrainingError
 
 if TYPE_CHECKING:
     import torch
@@ -156,8 +156,7 @@ def mean(losses: Sequence[float]) -> float:
         TrainingError: it had no batch.
     """
     if not losses:
-        raise TrainingError("there is nothing to train on: no batch could be made of the train "
-                            "rows")
+        raise TrainingError(NO_BATCH)
     return sum(losses) / len(losses)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.api import Dataset, ModelPlugin, param
 from bench.detection import OwnFakes
-from bench.errors import CannotActError, PluginError, TrainingError
+from bench.errors import NO_BATCH, CannotActError, PluginError, TrainingError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -155,8 +155,7 @@ class _Weighted:
             rows.index_add_(0, terms.users, torch.ones_like(terms.losses))
             self.loop.samples += len(batch["users"])
         if not losses:
-            raise TrainingError("there is nothing to train on: no batch could be made of the "
-                                "train rows")
+            raise TrainingError(NO_BATCH)
         self.judge(total / rows.clamp_min(1))
         hand_over(self.twin, self.model)
         return sum(losses) / len(losses)

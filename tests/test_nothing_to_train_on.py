@@ -3,6 +3,8 @@ and losses that are no numbers."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -22,6 +24,7 @@ from bench.models.base import TorchRecommender, build
 from bench.models.bprmf import BPRMF
 from bench.models.recbole import member
 from bench.models.vbpr import VBPR
+from bench.registry import Registry
 from bench.training import Loop
 
 CTX = Context(0)
@@ -50,8 +53,35 @@ def test_no_train_row_is_said_and_not_a_loss_of_zero(data: Dataset, defense: Def
                                                      name: str) -> None:
     bare = data.replace(train=data.train[:0])
     cleaned = defense.clean(bare, CTX)
-    with pytest.raises(TrainingError, match="nothing to train on"):
+    with pytest.raises(TrainingError, match=r"nothing to train on.*: take users with more"):
         stages.train(build(plugin(name), cleaned, CTX), defense, lambda event: None)
+
+
+@pytest.mark.parametrize(("name", "params"), [
+    ("tallrec", {"tune": "full"}), ("p5", {}), ("text-sasrec", {}), ("unisrec", {}),
+    ("dual-encoder", {})])
+def test_users_with_one_row_teach_no_reader_of_histories(data: Dataset, name: str,
+                                                         params: dict[str, Any]) -> None:
+    _, first = np.unique(data.train.users, return_index=True)
+    short = data.replace(train=data.train[np.sort(first)], valid=data.valid[:0])
+    made = Registry().make("models", {"name": name, "params": {
+        "model": "tiny-random", "epochs": 1, "patience": 0} | params})
+    with pytest.raises(TrainingError, match=r"liked an item before it.*\(k_core: 5\).*\(split\)"):
+        stages.train(build(made, short, CTX), NoDefense(), lambda event: None)
+
+
+@pytest.mark.parametrize(("kind", "said"), [
+    ("contrastive-pairs", r"train rows of one user.*\(k_core: 5\).*another pretrain"),
+    ("contrastive-dropout", "all items have the same; fill texts in")])
+def test_what_an_encoder_cannot_be_pretrained_on_is_said(data: Dataset, kind: str,
+                                                         said: str) -> None:
+    _, first = np.unique(data.train.users, return_index=True)
+    bare = data.replace(train=data.train[np.sort(first)]) if "pairs" in kind else \
+        data.replace(item_text=["a film"] * data.n_items)
+    made = Registry().make("models", {"name": "text-sasrec", "params": {
+        "model": "tiny-random", "epochs": 1, "patience": 0, "pretrain": kind}})
+    with pytest.raises(TrainingError, match=f"nothing to pretrain on by {kind}: .*{said}"):
+        stages.train(build(made, bare, CTX), NoDefense(), lambda event: None)
 
 
 def test_synthetic_rows_do_not_teach_what_is_no_number(data: Dataset) -> None:

@@ -21,6 +21,15 @@ if TYPE_CHECKING:
     from bench.training import Progress
 
 PREFIX = "language."
+_NO_BATCH = {
+    "mlm": "no token of any text was drawn; fill texts in, or pretrain: none",
+    "contrastive-dropout": "it tells texts apart, and all items have the same; fill texts in, or "
+                           "pretrain: none",
+    "contrastive-pairs": "a pair is two items with other texts in the train rows of one user, and "
+                         "there are not two pairs; take users with more rows (k_core: 5), hold "
+                         "fewer rows out (split), or another pretrain (mlm, contrastive-dropout, "
+                         "none)"}
+
 
 
 # -- learning ------------------------------------------------------------------------------------
@@ -157,8 +166,8 @@ def _descend(module: nn.Module, hyper: Pretrained, losses: Callable[[int], Itera
                 loss.backward()  # type: ignore[no-untyped-call]
                 steps.step()
             if not values:
-                raise TrainingError(f"there is nothing to pretrain on by {hyper.pretrain}: no "
-                                    "batch could be made of the items' texts")
+                raise TrainingError(f"there is nothing to pretrain on by {hyper.pretrain}: "
+                                    + _NO_BATCH[hyper.pretrain])
             found.append(sum(values) / len(values))
             progress({"epoch": epoch, "epochs": hyper.pretrain_epochs, "loss": found[-1]})
     finally:
