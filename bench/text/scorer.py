@@ -74,7 +74,7 @@ class PromptRecommender(Fitting, TorchRecommender):
         self._disliked: dict[str, list[Ints]] = {}
         self._offered: Ints = np.empty(0, np.int64)
         self._shuffle: int | None = None
-        self._shown: Callable[[int, Ints], Ints] | None = None
+        self._history_shown: Callable[[int, Ints], Ints] | None = None
         self._about = ""
 
     def load_language(self) -> Language:
@@ -164,8 +164,8 @@ class PromptRecommender(Fitting, TorchRecommender):
                 if len(chosen):
                     history = self.history(user, split)[-self.plugin.history:] \
                         if self.plugin.history else np.empty(0, np.int64)
-                    if self._shown is not None:
-                        history = self._shown(user, history)
+                    if self._history_shown is not None:
+                        history = self._history_shown(user, history)
                     if self._shuffle is not None:
                         chosen = np.random.default_rng((self._shuffle, user)).permutation(chosen)
                     rated = self.rate(user, history, chosen, split).float()
@@ -245,11 +245,11 @@ class PromptRecommender(Fitting, TorchRecommender):
     def showing(self, shown: Callable[[int, Ints], Ints]) -> Iterator[None]:
         """Inside, prompts show shown(user, items) in place of the latest items of a history.
         Candidates are those of histories as they are, which is what a retriever reads."""
-        before, self._shown = self._shown, shown
+        before, self._history_shown = self._history_shown, shown
         try:
             yield
         finally:
-            self._shown = before
+            self._history_shown = before
 
     @contextlib.contextmanager
     def reading(self, histories: Sequence[Ints]) -> Iterator[None]:
