@@ -129,8 +129,12 @@ class DlAttackProfiles(OptimisedProfiles):
         return train(slope if steps else ordinary, params, steps or self.epochs // 4, adam)
 
     def poison_loss(self, scores: Tensor, x: Tensor, targets: Ints) -> Tensor:
-        """The mean over users u without t of max(min_{i∈L_u} log ŝ_ui − log ŝ_ut, −κ)."""
+        """The mean over users u without t of max(min_{i∈L_u} log ŝ_ui − log ŝ_ut, −κ); NaN where
+        a score is no number."""
         import torch
+
+        if not bool(torch.isfinite(scores).all()):
+            return scores.sum() * torch.nan
 
         logs = torch.nn.functional.logsigmoid(scores)                    # (n, m), log ŝ
         offered = logs.masked_fill(x > 0, -torch.inf)

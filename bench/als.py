@@ -21,6 +21,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from bench.data import Dataset, Floats, Interactions, Ints
+from bench.errors import TrainingError
 
 Matrix = Any  # scipy.sparse.csr_matrix; a stored zero is an observed value of zero
 
@@ -90,7 +91,11 @@ def solve(values: Matrix, factors: Floats, reg: float, *, alpha: float | None = 
     nothing is zero."""
     found = np.zeros((values.shape[0], factors.shape[1]))
     for rows, A, b in normal(values, factors, reg, alpha=alpha, weighted=weighted):
-        found[rows] = np.linalg.solve(A, b[..., None])[..., 0]
+        try:
+            found[rows] = np.linalg.solve(A, b[..., None])[..., 0]
+        except np.linalg.LinAlgError as error:
+            raise TrainingError("the normal equations have no single solution: raise reg, or bring "
+                                "alpha nearer to 1") from error
     return found
 
 

@@ -14,6 +14,8 @@ from bench.models.base import TorchRecommender, build
 from bench.profiles import RatingModel, fake_times
 from bench.training import Loop
 
+_MISSED = 1.0  # of the gradient's norm: what s = 0 misses H·s = ∇R by; more is no solution
+
 
 class ErmTraining:
     """One training. The ERM users' rows come last, so that everybody else's parameters are the
@@ -83,7 +85,12 @@ class ErmTraining:
             raise TrainingError("apt: LiSSA does not converge, as the Hessian is far from positive "
                                 "definite; raise damping, or lower iterations")
         missed = [a - b for a, b in zip(product(direction), gradient, strict=True)]
-        self.facts["lissa_residual"] = calculus.norm(missed) / calculus.norm(gradient)
+        missed_by = calculus.norm(missed) / calculus.norm(gradient)
+        if not missed_by <= _MISSED:
+            raise TrainingError("apt: LiSSA misses the inverse of the Hessian by "
+                                f"{missed_by:.3g} of the gradient's norm ({_MISSED:g} is what "
+                                "no step at all misses it by); raise damping or iterations")
+        self.facts["lissa_residual"] = missed_by
         assert train.ratings is not None  # `unfit` turned such data away
         sizes = np.bincount(train.users, train.ratings**2, minlength=self.known.n_users)
         smallest = np.argsort(np.where(sizes > 0, sizes, np.inf), kind="stable")

@@ -8,6 +8,8 @@ on other fake rows needs.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
@@ -91,7 +93,9 @@ def top_share(h: Tensor) -> float:
 
 def above(scores: Tensor, x: Tensor, targets: Tensor) -> float:
     """Mean share of the offered items that stand above a target, over users without it: lower is
-    better exposed. Ties count half."""
+    better exposed. Ties count half. NaN where a score is no number."""
+    if not bool(torch.isfinite(scores).all()):
+        return math.nan
     offered = scores.masked_fill(x > 0, -torch.inf)  # (n, m)
     found, pairs = 0.0, 0
     for target in targets.tolist():

@@ -90,6 +90,15 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {one_line(error)}{where}"
 
 
+def extreme(header: Mapping[str, Any]) -> str:
+    """The parameters of a failed cell whose size may be why: float32 holds no squares of them."""
+    found = [f"{header[kind]['name']} {key} {value:g}" for kind in ("model", "defense", "attack")
+             for key, value in header[kind]["params"].items()
+             if isinstance(value, (int, float)) and not isinstance(value, bool)
+             and math.isfinite(value) and value and not 1e-12 < abs(value) < 1e12]
+    return f" (float32 may not hold {', '.join(found)}: try a size nearer to 1)" if found else ""
+
+
 def reason(error: BaseException, device: str) -> str:
     """Why a cell failed, for its JSON."""
     if isinstance(error, BenchError):
@@ -342,6 +351,7 @@ class _Run:
         why = reason(error, self.device)
         status = "skipped" if isinstance(error, CannotActError) else "failed"
         if status == "failed":
+            why += extreme(header)
             self.folder.write_log(header["key"], "".join(traceback.format_exception(error)))
         self.folder.write(cell_json(header, status=status, reason=why))
         self.tell("cell", key=header["key"], status=status, reason=why)

@@ -71,7 +71,7 @@ class OptimisedProfiles(ProfileAttack):
         losses = [c.loss for c in found]
         if not found or not all(map(math.isfinite, losses)):
             raise PluginError(f"{self.name}: the losses of its profiles are {losses}; lower the "
-                              "learning rate")
+                              "learning rate, or what else is set to a size that overflows")
         at = int(np.argmin(losses)) if self.takes == "best" else len(found) - 1
         if self.knowledge == "white" and ctx.victim is not None:
             at = self._asked(found, at, data, targets, ctx)

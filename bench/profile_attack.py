@@ -157,7 +157,7 @@ class ProfileAttack(Attack):
     def budget_text(self) -> str:
         whose = "known" if self.knowledge == "black" else "genuine"
         size = f"{self.length} items" if self.length else f"mean {whose} length"
-        seen = f", sees {self.known:.0%} of the users" if self.knowledge == "black" else ""
+        seen = f", sees {100 * self.known:.3g}% of the users" if self.knowledge == "black" else ""
         tries = f", best of {self.tries} disguises" if self.adaptive else ""
         return (f"{self.budget:.1%} fake users, {size}, {self.targets} targets ({self.stratum})"
                 f"{seen}{tries}")
@@ -169,7 +169,7 @@ class ProfileAttack(Attack):
         return tuple(("models", str(spec["name"])) for spec in made)
 
     def comparable(self) -> str:
-        seen = f", sees {self.known:.0%} of the users" if self.knowledge == "black" else ""
+        seen = f", sees {100 * self.known:.3g}% of the users" if self.knowledge == "black" else ""
         return (f"{self.goal}, {self.budget:.3g} fake users, {self.length} items, {self.targets} "
                 f"targets ({self.stratum}){seen}")
 

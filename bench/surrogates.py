@@ -9,6 +9,7 @@ the way. All of it runs on the CPU, so that profiles do not depend on the device
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -194,8 +195,11 @@ def target_loss(scores: Tensor, targets: Ints) -> Tensor:
 def target_hits(scores: Tensor, x: Tensor, targets: Ints, k: int) -> float:
     """Share of (user, target) pairs with the target in the top k, among users without it.
 
-    What a user has taken is no candidate. Ties count against the target.
+    What a user has taken is no candidate. Ties count against the target. NaN where a score is no
+    number: a diverged model is no success.
     """
+    if not bool(torch.isfinite(scores).all()):
+        return math.nan
     offered = scores.detach().masked_fill(x > 0, -torch.inf)  # (n, m)
     hits = pairs = 0
     for target in targets.tolist():
