@@ -18,13 +18,14 @@ from bench.api import ProfileAttack
 from bench.attacks.influence_profiles import InfluenceProfiles
 from bench.attacks.pga_profiles import PgaProfiles
 from bench.context import Context
-from bench.data import Dataset, Floats
+from bench.data import Dataset, Floats, Ints
 from bench.datasets.blocks import Blocks
 from bench.defenses.none import NoDefense
 from bench.errors import InputError
 from bench.models.als import ALS
 from bench.models.base import build
 from bench.models.bprmf import BPRMF
+from bench.profile_attack import Profile
 from bench.surrogates import clicks, target_hits
 
 N, M, D, F = 20, 15, 4, 3
@@ -98,7 +99,8 @@ def factorised() -> Factorised:
 
 
 def objective(model: Factorised, theta: torch.Tensor) -> torch.Tensor:
-    u, v = theta[:9], theta[9:]
+    n = len(model.users)
+    u, v = theta[:n], theta[n:]
     c, x = torch.from_numpy(model.c), torch.from_numpy(model.x)
     return (c * (x - u @ v.T).square()).sum() + model.reg * theta.square().sum()
 
@@ -106,7 +108,7 @@ def objective(model: Factorised, theta: torch.Tensor) -> torch.Tensor:
 def dense(model: Factorised) -> tuple[torch.Tensor, Floats]:
     theta = torch.from_numpy(np.concatenate([model.users, model.items]))
     hessian = torch.autograd.functional.hessian(lambda t: objective(model, t), theta)
-    return theta, hessian.reshape(32, 32).numpy()
+    return theta, hessian.reshape(theta.numel(), theta.numel()).numpy()
 
 
 def test_conjugate_gradients_give_the_dense_inverse() -> None:
@@ -218,6 +220,122 @@ def test_the_most_influential_are_chosen(data: Dataset) -> None:
     chosen = attack.influential(taken, users, items, aim)
     assert len(chosen) == 30
     assert taken[chosen, 10].mean() > taken[:, 10].mean()  # who has the target raises it
+
+
+TINY = InfluenceProfiles(dim=2, reg=1.0, rounds=30, steps=0, cutoff=2, width=0.3, share=0.25)
+
+
+def tiny() -> tuple[Dataset, Floats, Ints, Floats, Floats]:
+    """Data, who took what, two targets, and the surrogate's vectors without fakes."""
+    data, targets = Blocks(users=12, items=9, blocks=3, length=7, explicit=False).load(), [3, 7]
+    taken = np.zeros((12, 9))
+    taken[data.train.users, data.train.items] = 1.0
+    begin = als.start(9, 2, Context(0).stream("surrogate"))
+    return data, taken, np.array(targets), *als.fit(csr_matrix(taken), begin, 1.0, 30, alpha=1.0)
+
+
+def most_influential(taken: Floats, users: Floats, items: Floats, targets: Ints) -> list[int]:
+    """All users, the most influential first: every part by autograd, and the inverse dense."""
+    model = Factorised(taken, 1 + taken, users, items, 1.0)
+    theta, hessian = dense(model)
+    theta.requires_grad_()
+    (up,) = torch.autograd.grad((theta[:12] @ theta[12:].T).mean(dim=0)[targets].mean(), theta)
+    solved = np.linalg.solve(hessian + np.eye(theta.numel()), up.numpy().ravel())
+    found = []
+    for k in range(12):
+        part = ((1 + torch.from_numpy(taken[k])) * (
+            torch.from_numpy(taken[k]) - theta[k] @ theta[12:].T).square()).sum()
+        found.append(-solved @ torch.autograd.grad(part, theta)[0].numpy().ravel())
+    return np.argsort(found)[::-1].tolist()
+
+
+def lost(whose: list[int], taken: Floats, fakes: Floats, targets: Ints) -> float:
+    """Σ over these users, their 2 best free items and their targets of g(s_ui − s_ut)."""
+    begin = als.start(9, 2, Context(0).stream("surrogate"))
+    users, items = als.fit(csr_matrix(np.concatenate([taken, fakes])), begin, 1.0, 30, alpha=1.0)
+    total = 0.0
+    for u in whose:
+        said = items @ users[u]
+        free = [i for i in np.argsort(-said) if not taken[u, i] and i not in targets]
+        total += sum(1 / (1 + np.exp((said[t] - said[i]) / 0.3))
+                     for i in free[:2] for t in targets if not taken[u, t])
+    return total
+
+
+def rows_of(profiles: list[Profile]) -> Floats:
+    made = np.zeros((len(profiles), 9))
+    for row, profile in zip(made, profiles, strict=True):
+        row[profile.items] = 1.0
+    return made
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.25, 3), (0.5, 6), (1.0, 12)])
+def test_the_loss_is_that_of_the_share_most_influential(
+        share: float, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Σ over u ∈ S in what is reported, and in every step of the optimisation."""
+    data, taken, targets, users, items = tiny()
+    order = most_influential(taken, users, items, targets)
+    chosen = sorted(order[:count])
+    assert count == 12 or chosen != list(range(count))
+    (first,) = replace(TINY, share=share).candidates(data, targets, np.array([4, 4]), Context(0))
+    fakes = rows_of(first.profiles)
+    assert first.loss == pytest.approx(lost(chosen, taken, fakes, targets))
+    for other in (order[-count:], order[:count + 1], list(range(12))):
+        if len(other) != count or set(other) != set(chosen):
+            assert first.loss != pytest.approx(lost(other, taken, fakes, targets), rel=1e-3)
+
+    fits: list[tuple[Floats, Floats]] = []
+    heard = 0
+    fit = als.fit
+
+    def fitting(*given: Any, **more: Any) -> tuple[Floats, Floats]:
+        fits.append(fit(*given, **more))
+        return fits[-1]
+
+    def listening(u: Floats, v: Floats, has: Floats, *rest: Any) -> Any:
+        nonlocal heard
+        heard += 1
+        assert np.array_equal(u, fits[-1][0][chosen])
+        assert np.array_equal(has, taken[chosen])
+        return wmw(u, v, has, *rest)
+
+    monkeypatch.setattr(als, "fit", fitting)
+    monkeypatch.setattr("bench.als_influence.wmw", listening)
+    list(replace(TINY, share=share, steps=2).candidates(data, targets, np.array([4, 4]),
+                                                         Context(0)))
+    assert heard == 2 + 2 * 3  # both candidates; of each fake user two steps and where they end
+
+
+def test_the_next_fake_user_is_optimised_given_the_former(monkeypatch: pytest.MonkeyPatch) -> None:
+    stood: list[Floats] = []
+
+    class Watched(FakeRows):
+        def __init__(self, values: Any, *rest: Any) -> None:
+            stood.append(values.toarray())
+            super().__init__(values, *rest)
+
+    monkeypatch.setattr("bench.als_poison.FakeRows", Watched)
+    data, taken, targets, users, items = tiny()
+    attack, lengths, aim = replace(TINY, steps=6), [5, 5, 5], np.isin(np.arange(9), targets) * 1.0
+    first, last = attack.candidates(data, targets, np.array(lengths), Context(0))
+    made = rows_of(last.profiles)
+    chosen = np.sort(most_influential(taken, users, items, targets)[:3])
+    assert last.loss == pytest.approx(lost(chosen.tolist(), taken, made, targets))
+    assert len(stood) == 3 * 6  # every gradient's matrix
+    for n, rows in enumerate(stood):
+        assert np.array_equal(rows, np.concatenate([taken, made[:n // 6]]))
+
+    def in_turn(seen: bool) -> Floats:
+        """Each with the former fake users' rows, or as if none existed."""
+        there, at = taken, items
+        for length, row in zip(lengths, rows_of(first.profiles), strict=True):
+            now = csr_matrix(there if seen else taken)
+            one, at = attack.learned(now, at, chosen, taken, aim, row[None], length)
+            there = np.concatenate([there, one])
+        return there[12:]
+
+    assert np.array_equal(made, in_turn(True))
+    assert (in_turn(False)[1] != in_turn(True)[1]).any()
 
 
 # -- what the attacks do -----------------------------------------------------------------------
