@@ -12,7 +12,7 @@ from bench.api import Attack, Context, Dataset, ModelPlugin, Struck, ThreatModel
 from bench.attack import STRATA, pick_targets, too_many
 from bench.data import Ints
 from bench.errors import CannotActError
-from bench.text_attack import MEASURED, crowded
+from bench.text_attack import MEASURED, crowd, crowded, lonely
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +66,8 @@ class CandidatePermutation(Attack):
         reason: str | None = model.order_unread()  # type: ignore[attr-defined]
         if reason or not self.targets:
             return reason
-        reason = crowded(self.targets, model) or too_many(self.targets, self.stratum, data)
+        reason = (crowded(self.targets, model) or too_many(self.targets, self.stratum, data)
+                  or lonely(data))
         return reason and f"{reason} (targets: 0 measures orders alone)"
 
     def budget_text(self) -> str:
@@ -77,12 +78,7 @@ class CandidatePermutation(Attack):
 
     def measured(self, data: Dataset, ctx: Context) -> Dataset:
         """The data with the users whom no attack on texts of the same `sample` sees."""
-        if not self.targets:
-            return data
-        users = np.arange(data.n_genuine) if data.asked is None else data.asked
-        order = ctx.stream("crowd").permutation(users)  # as TextAttack.crowd: the same users
-        seen = min(max(1, round(self.sample * len(order))), len(order) - 1)
-        return data.replace(asked=np.sort(order[seen:]))
+        return data.replace(asked=crowd(data, self.sample, ctx)[1]) if self.targets else data
 
     @contextlib.contextmanager
     def strike(self, model: Recommender, prepared: Prepared, ctx: Context) -> Iterator[Struck]:

@@ -184,3 +184,6 @@ def test_targets_that_leave_nothing_to_compete_with_are_refused(data: Dataset) -
     assert control(targets=4).unfit(listwise, data) is None
     wide = plugin("models", "listwise", **{**LISTWISE, "candidates": 50})
     assert "items of stratum 'head'" in control(targets=40, stratum="head").unfit(wide, data)
+    alone = data.replace(asked=np.array([3]))
+    assert "1 of" in control().unfit(listwise, alone)
+    assert control(targets=0).unfit(listwise, alone) is None
