@@ -64,7 +64,8 @@ def test_an_inverse_that_was_not_found_is_refused(data: Dataset) -> None:
     model: Any = REGISTRY.make("models", {"name": "rating-mf", "params": {"epochs": 4, "dim": 8,
                                                                          "patience": 0}})
     for damping, found in ((0.0, False), (0.3, True)):
-        apt = make("defense", "apt", users=3, start_epoch=1, every=1, damping=damping)
+        apt = make("defense", "apt", users=3, start_epoch=1, every=1, damping=damping,
+                   iterations=50)
         made = build(model, data, Context(0))
         if found:
             made.fit(apt, lambda event: None)
