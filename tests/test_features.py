@@ -206,6 +206,28 @@ def test_amr_by_hand(model: VbprRecommender) -> None:
     assert float(model.loss(batch, {"feature": delta})) > float(clean)
 
 
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_amr_counts_eps_in_median_norms_of_the_features(model: VbprRecommender, norm: str) -> None:
+    """Unless told otherwise; the norm is that of the ball."""
+    features = model.module.features
+    lengths = [max(map(abs, row)) if norm == "linf" else sum(x * x for x in row) ** 0.5
+               for row in features.tolist()]
+    median = sorted(lengths)[(len(lengths) - 1) // 2]  # of an even number the lower one
+    batch = next(iter(model.batches(1, 128)))
+    clean = model.loss(batch)
+    still = torch.zeros_like(features).requires_grad_()
+    (slope,) = torch.autograd.grad(model.loss(batch, {"feature": still}), still)
+    way = slope.sign() if norm == "linf" else torch.nn.functional.normalize(slope, eps=1e-30)
+
+    def whole(radius: float) -> float:
+        return float(clean) + 0.7 * float(model.loss(batch, {"feature": radius * way}))
+
+    found = float(AMR(eps=0.2, weight=0.7, norm=norm).loss(model, batch, clean, 1))
+    assert found == pytest.approx(whole(0.2 * median), rel=1e-5)
+    for other in (0.2, 0.2 * median / 1.1, 0.2 * median * 1.1):
+        assert found != pytest.approx(whole(other), rel=1e-4)
+
+
 def test_amr_holds_features_better(data: Dataset) -> None:
     """At equal ε in median norms, the trained margin under attack falls less."""
     def fall(defense: Any) -> float:
