@@ -12,6 +12,7 @@ from torch import Tensor
 from bench import influence as calculus
 from bench import rowloss
 from bench.api import Context, Dataset, Defense
+from bench.data import Interactions
 from bench.datasets.blocks import Blocks
 from bench.defenses.adversarial_training import AdversarialTraining
 from bench.defenses.apr_pgd import AprPgd
@@ -358,6 +359,32 @@ def test_influence_of_a_rating_is_what_training_again_gives():
         descend(ratings)
         risks.append(calculus.squared_errors(model, batch).mean().item())  # on the old ratings
     assert found == pytest.approx(count * (risks[0] - risks[1]) / 2e-3, rel=1e-2)
+
+
+def test_influence_is_taken_at_the_users_with_the_smallest_rating_vectors(monkeypatch):
+    """By Σ r², not by count, sum or mean; a user without ratings is none of them."""
+    rated = {0: [1, 1, 1, 1, 1, 1], 1: [2], 2: [2, 1], 4: [5], 5: [3, 1, 1]}  # 6, 4, 5, 25, 11
+    rows = [(u, i, r) for u, ratings in rated.items() for i, r in enumerate(ratings)]
+    users, items, ratings = (np.array(column) for column in zip(*rows, strict=True))
+    data = Blocks(users=6, items=8, length=6).load()
+    model = rating_model(data.replace(train=Interactions(
+        users, items, ratings.astype(float), np.arange(len(rows), dtype=float))), dim=2)
+    plain, asked = calculus.rating_influence, []
+
+    def listening(model, users, direction, ratings):
+        asked.append((users.tolist(), direction, ratings))
+        return plain(model, users, direction, ratings)
+
+    monkeypatch.setattr(calculus, "rating_influence", listening)
+    for references, wanted in ((1, [1]), (3, [1, 2, 0]), (50, [1, 2, 0, 5, 4])):
+        loop = Loop(model, Apt(references=references, damping=1.2, iterations=300))
+        found = ErmTraining(loop.defense, loop).influence()
+        whose, direction, point = asked.pop()
+        assert whose == wanted
+        assert not point.any()  # as if unrated
+        by_hand = [plain(model, torch.tensor([u]), direction, torch.zeros(1, 8)) for u in wanted]
+        assert np.allclose(found, torch.cat(by_hand).sum(dim=0), atol=1e-6)
+        assert found.any()
 
 
 def test_odds_follow_the_influence_and_leave_out_what_does_harm():
