@@ -130,6 +130,35 @@ class _Served(Wrapped):
         return self.base.scores(users, split)
 
 
+@pytest.mark.parametrize("served", ["bare", "wrapped", "undefended"])
+def test_who_rewrites_is_handed_no_test_row(served: str, model: Any, data: Dataset) -> None:
+    """Neither of the data nor of the model that it asks; all come back."""
+    handed: list[tuple[int, int, int]] = []
+
+    class Looks(_Says):
+        name = "looks"
+
+        def rewrite(self, text: str, item: int, shown: Any, data: Any, ctx: Any) -> str:
+            asked = shown._model
+            handed.append((len(data.test), len(asked.data.test),
+                           len(getattr(asked, "base", asked).data.test)))
+            return text
+
+    class Victim:
+        def undefended(self) -> Any:
+            return model
+
+    assert len(model.data.test)
+    plain: Any = Looks
+    made = plain(targets=2, adaptive=served != "undefended")
+    struck_on = {"bare": model, "wrapped": _Served(model)}.get(served) or fitted(
+        data, model="tiny-random", whiten=2)
+    with struck(made, struck_on, data, victim=Victim()):
+        assert handed == [(0, 0, 0)] * 2
+    assert model.data is data
+    assert struck_on.data is data
+
+
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_query_counts_once_and_the_harness_makes_none(wrapped: bool, model: Any, data: Dataset
                                                         ) -> None:

@@ -339,6 +339,30 @@ def test_it_is_measured_on_users_that_the_attacker_does_not_know(data: Dataset,
                                                     text.crowd(data, Context(0)), strict=True))
 
 
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_who_makes_a_delta_is_handed_no_test_row(data: Dataset, asked: Any, adaptive: bool) -> None:
+    """With the model behind a target, attacked or undefended; they come back."""
+    base, handed = REGISTRY.get("attacks", "token-noise"), []
+
+    def delta(self: Any, target: Target, *rest: Any) -> Tensor:
+        handed.append(len(target.model.data.test))
+        with pytest.raises(PluginError, match="looks asks for batches of the test rows"):
+            target.model.batches(0, 8, "test")
+        return target.still
+
+    class Victim:
+        def undefended(self) -> Any:
+            return asked
+
+    looks = type("Looks", (base,), {"name": "looks", "delta": delta})(targets=2, adaptive=adaptive)
+    assert len(asked.data.test)
+    with under_attack(looks, asked if adaptive else model(data), Prepared(data, data, data, None),
+                      Context(0, victim=Victim())):  # type: ignore[arg-type]
+        assert handed == [0, 0]
+    assert asked.data is data
+    assert "batches" not in vars(asked)
+
+
 def test_wrappers_are_reached_and_do_not_keep_clean_scores(data: Dataset, asked: Any) -> None:
     class Keeping(Wrapped):
         kept: Tensor | None = None
