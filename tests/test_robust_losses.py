@@ -377,7 +377,7 @@ def test_influence_is_taken_at_the_users_with_the_smallest_rating_vectors(monkey
 
     monkeypatch.setattr(calculus, "rating_influence", listening)
     for references, wanted in ((1, [1]), (3, [1, 2, 0]), (50, [1, 2, 0, 5, 4])):
-        loop = Loop(model, Apt(references=references, damping=1.2, iterations=300))
+        loop = Loop(model, Apt(references=references, damping=2.0, iterations=40))
         found = ErmTraining(loop.defense, loop).influence()
         whose, direction, point = asked.pop()
         assert whose == wanted
