@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from bench.api import Context
-from bench.data import Interactions, Ints
+from bench.data import Dataset, Interactions, Ints
 from bench.errors import CannotActError, InputError
 from bench.plugin import Plugin
 from bench.testing import Skip, require
@@ -45,10 +45,11 @@ def _plugins(lab: Lab, **changes: Any) -> list[Any]:
 
 
 def _edited(lab: Lab, plugin: Any, model: Recommender | None = None, seed: int = 1,
-            ctx: Context | None = None) -> tuple[list[Ints], list[Ints], Any]:
+            ctx: Context | None = None, data: Dataset | None = None
+            ) -> tuple[list[Ints], list[Ints], Any]:
     """Histories of genuine users before and after, and the targets."""
     model, ctx = model or trained(lab), ctx or Context(seed)
-    genuine = lab.data()
+    genuine = data or lab.data()
     before = [h.copy() for h in model.histories()]
     targets = plugin.aims(genuine, ctx)
     after, _ = plugin.edited(model, model, genuine, targets, ctx)
@@ -125,7 +126,7 @@ def reads_no_test_rows_of_histories(lab: Lab) -> None:
     found = []
     for data in (lab.data(), with_other_items(lab.data(), "test")):
         model = fit(lab.model_plugin(), data)
-        found.append(digest(_edited(lab, lab.plugin(), model)[1]))
+        found.append(digest(_edited(lab, lab.plugin(), model, data=data)[1]))
     require(found[0] == found[1], "its edits depend on the test items",
             "aim at what the model recommends, or at targets; never read model.data.test")
 
