@@ -357,7 +357,7 @@ def test_who_makes_a_delta_is_handed_no_test_row(data: Dataset, asked: Any, adap
     looks = type("Looks", (base,), {"name": "looks", "delta": delta})(targets=2, adaptive=adaptive)
     assert len(asked.data.test)
     with under_attack(looks, asked if adaptive else model(data), Prepared(data, data, data, None),
-                      Context(0, victim=Victim())):  # type: ignore[arg-type]
+                      Context(0, victim=Victim())):
         assert handed == [0, 0]
     assert asked.data is data
     assert "batches" not in vars(asked)
