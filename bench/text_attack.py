@@ -181,11 +181,12 @@ class TextAttack(ModelAttack):
             with offering(source, targets), source.evaluating(), blind(self, source):
                 shown = Shown(source, self, seen, before)
                 made = self.rewritten(shown, without_test(data), targets, ctx)
+                others = self.each(before, targets, shown) if self.edits else {}
             facts = {"clean_targets": clean, "users_seen": len(seen), "queries": shown.asked,
                      "texts": shown.facts(targets, made), "rewritten": {
                          data.item_ids[t]: made[t] for t in targets[:3].tolist()}}
             variants = {}
-            for name, texts in self.each(before, targets, shown).items() if self.edits else ():
+            for name, texts in others.items():
                 with model.reading_texts(self.bounded(shown, texts, targets)):
                     variants[name] = exposures()
             if variants:
