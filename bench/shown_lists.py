@@ -82,6 +82,7 @@ def rounds(whose: Ints) -> list[Ints]:
         seen[one] = seen.get(one, 0) + 1
     return [np.flatnonzero(turn == n) for n in range(max(seen.values(), default=0))]
 
+
 def best_items(scores: np.ndarray[Any, Any], k: int) -> Ints:
     """The k best items of each row, best first, the lower index first among equals: (n, k)."""
     k = min(k, scores.shape[1])

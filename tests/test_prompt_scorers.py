@@ -13,6 +13,7 @@ import torch
 
 from bench.context import Context
 from bench.data import Dataset
+from bench.defenses.none import NoDefense
 from bench.errors import InputError
 from bench.evaluate import evaluate
 from bench.models.base import build
@@ -455,6 +456,35 @@ def test_likelihood_of_bert_is_refused() -> None:
 def p5(data: Dataset, **params: Any) -> Any:
     given = {"shots": 8, "epochs": 1, "batch_size": 8, "patience": 0} | params
     return model(data, "p5", **given)
+
+
+def test_users_are_timed_where_they_are_scored_and_not_where_answers_are_read_back(
+        data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is scored untimed, to warm up, is looked up afterwards."""
+    from bench.metrics import _stream
+    from bench.text import likelihood
+
+    made: Any = Registry().make("models", {"name": "yes-no", "params": {
+        "model": "tiny-random", "candidates": 4}})
+    model = build(made, data, Context(0))
+    model.fit(NoDefense(), lambda event: None)
+    timed, asked, inside = [], likelihood.yes_no, [False]
+
+    class Watch(_stream._Watch):
+        def __enter__(self) -> Any:
+            inside[0] = True
+            return super().__enter__()
+
+        def __exit__(self, *rest: Any) -> Any:
+            inside[0] = False
+            return super().__exit__(*rest)
+
+    monkeypatch.setattr(_stream, "_Watch", Watch)
+    monkeypatch.setattr(likelihood, "yes_no",
+                        lambda *a, **k: (timed.append(inside[0]), asked(*a, **k))[1])
+    evaluate(model, data.replace(asked=np.arange(6)), ["ndcg@10"])
+    assert len(timed) >= 6
+    assert all(timed)
 
 
 def test_the_trie_allows_exactly_the_catalogue(data: Dataset) -> None:

@@ -96,8 +96,12 @@ class _Source:
         return torch.as_tensor(values, dtype=torch.long, device=self.device)
 
     def warm_up(self, users: Ints) -> None:
-        """Score a few users untimed: caches fill, kernels are chosen."""
-        self.model.scores(self.tensor(users), self.split)
+        """Score a few users untimed: caches fill, kernels are chosen. Not where answers are kept:
+        reading them back is not scoring."""
+        from bench.models.base import innermost
+
+        if not getattr(innermost(self.model), "keeps_answers", False):
+            self.model.scores(self.tensor(users), self.split)
 
     def raw(self, users: Ints) -> Tensor:
         """The model's scores of users (B,), a copy: float32 or float64, (B, m)."""

@@ -6,7 +6,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,7 +27,14 @@ Batch = Mapping[str, Tensor]
 
 
 class Recommender(ABC):
-    """Fits, then scores. Indices of users and items are the dataset's own, always."""
+    """Fits, then scores. Indices of users and items are the dataset's own, always.
+
+    Attributes:
+        keeps_answers: whether it looks up what it was asked before. What it takes to score users
+            is then only seen where they are scored first.
+    """
+
+    keeps_answers: ClassVar[bool] = False
 
     def __init__(self, data: Dataset, ctx: Context) -> None:
         self.data, self.ctx = data, ctx

@@ -59,6 +59,7 @@ class PromptRecommender(Fitting, TorchRecommender):
     """
 
     answers_candidate: ClassVar[bool] = False
+    keeps_answers: ClassVar[bool] = True
 
     def __init__(self, hyper: PromptedModel, data: Dataset, ctx: Context) -> None:
         super().__init__(data, ctx)
